@@ -1,0 +1,3 @@
+"""fastopt: optimizers, layers and nets on plain NumPy arrays, compiled."""
+
+from fastopt._version import __version__ as __version__

@@ -1,0 +1,3 @@
+"""The version, in its one place; the build reads it without importing the package."""
+
+__version__ = "0.1.0"

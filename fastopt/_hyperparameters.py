@@ -1,0 +1,67 @@
+"""Hyper-parameters as plain attributes that are checked when set, for optimizers and their twins.
+
+What a rule does with them does not belong here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+__all__ = ["EPS", "Hyperparameters", "count", "fraction", "non_negative"]
+
+EPS = 1e-7
+"""Added to a root before dividing by it, in AdaGrad, RMSprop and Adam."""
+
+
+def _as_float(name: str, value: Any) -> float:
+    """Return a number or 0-d array as a Python float; strings and bools are refused."""
+    if not isinstance(value, (str, bytes, bool)):
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            pass
+    raise TypeError(f"{name} must be a number, got {value!r}")
+
+
+def non_negative(name: str, value: Any) -> float:
+    """Accept a finite number ≥ 0."""
+    number = _as_float(name, value)
+    if not 0.0 <= number < math.inf:
+        raise ValueError(f"{name} must be finite and at least 0, got {value!r}")
+    return number
+
+
+def fraction(name: str, value: Any) -> float:
+    """Accept a number in [0, 1)."""
+    number = _as_float(name, value)
+    if not 0.0 <= number < 1.0:
+        raise ValueError(f"{name} must be at least 0 and less than 1, got {value!r}")
+    return number
+
+
+def count(name: str, value: Any) -> int:
+    """Accept a whole number ≥ 0."""
+    number = _as_float(name, value)
+    if not (number >= 0.0 and number.is_integer()):
+        raise ValueError(f"{name} must be a whole number, at least 0, got {value!r}")
+    return int(number)
+
+
+class Hyperparameters:
+    """Base of a class whose attributes named in `_checks` are validated whenever they are set.
+
+    Checking in ``__setattr__`` leaves reading them as cheap as any attribute, which an optimizer
+    step on a small array would otherwise feel.
+    """
+
+    _checks: ClassVar[dict[str, Callable[[str, Any], float]]] = {}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        check = self._checks.get(name)
+        object.__setattr__(self, name, value if check is None else check(name, value))
+
+    def __repr__(self) -> str:
+        values = (f"{name}={getattr(self, name)!r}" for name in self._checks if name != "iter")
+        return f"{type(self).__name__}({', '.join(values)})"

@@ -1,0 +1,305 @@
+"""The multi-layer net, written once for either set of layers: the compiled one or the NumPy twins.
+
+It wires layers together and owns the parameters; arithmetic on arrays belongs to the layers.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from fastopt._hyperparameters import non_negative
+from fastopt._numerical_gradient import numerical_gradient
+
+__all__ = ["MultiLayerNet", "TwoLayerNet"]
+
+Array = NDArray[Any]
+
+# Variance of a weight times its fan-in: He et al. 2015 for relu, Glorot & Bengio 2010 for sigmoid
+_VARIANCE_TIMES_FAN_IN = {"relu": 2.0, "he": 2.0, "sigmoid": 1.0, "xavier": 1.0}
+
+
+class LayerSet(Protocol):
+    """What a net needs of a set of layers: the names that `fastopt.layers` exports."""
+
+    Affine: Any
+    Relu: Any
+    Sigmoid: Any
+    SoftmaxWithLoss: Any
+
+    def add_weight_decay(self, dW: Array, W: Array, weight_decay_lambda: float) -> None: ...
+    def count_correct(self, scores: Array, t: ArrayLike) -> int: ...
+    def sum_of_squares(self, W: Array) -> float: ...
+
+
+class MultiLayerNet:
+    """A fully connected net: Affine layers with an activation between, softmax loss at the end.
+
+    Parameters
+    ----------
+    input_size : int
+        Values in one sample, D.
+    hidden_size_list : sequence of int
+        Units of each hidden layer; may be empty.
+    output_size : int
+        Number of classes, C.
+    activation : {'relu', 'sigmoid'}
+        Between the Affine layers.
+    weight_init_std : {'relu', 'he', 'sigmoid', 'xavier'} or float
+        Standard deviation of the initial weights: √(2/fan_in) for 'relu' and 'he' (He et al. 2015),
+        √(1/fan_in) for 'sigmoid' and 'xavier' (Glorot and Bengio 2010), or the number given.
+        Biases start at zero.
+    weight_decay_lambda : float
+        λ of the penalty 0.5·λ·ΣW² in the loss, ≥ 0; biases are not decayed.
+    dtype : {float32, float64}
+        Of parameters, scores and gradients; inputs of other real dtypes are cast to it.
+    rng : None, int or numpy.random.Generator
+        Source of the initial weights. They are drawn in float64 and rounded to `dtype`, so that one
+        seed gives both dtypes the same net.
+
+    Attributes
+    ----------
+    params : dict of str to array
+        W1 (D, H1), b1 (H1,), W2, b2, …: what an optimizer updates in place. An entry may be
+        replaced by an array of the same shape and dtype; the net uses whatever the dict holds.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> net = fastopt.MultiLayerNet(4, [8, 8], 3, rng=0)
+    >>> x, t = np.ones((2, 4), np.float32), np.array([0, 2])
+    >>> optimizer = fastopt.Adam()
+    >>> grads = None
+    >>> for _ in range(100):
+    ...     grads = net.gradient(x, t, out=grads)
+    ...     optimizer.update(net.params, grads)
+    >>> net.predict(x).shape
+    (2, 3)
+    """
+
+    _layers: ClassVar[LayerSet]
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size_list: Sequence[int],
+        output_size: int,
+        activation: str = "relu",
+        weight_init_std: str | float = "relu",
+        weight_decay_lambda: float = 0,
+        *,
+        dtype: DTypeLike = np.float32,
+        rng: int | np.random.Generator | None = None,
+    ) -> None:
+        sizes = _checked_sizes([input_size, *hidden_size_list, output_size])
+        self.dtype = np.dtype(dtype)
+        if self.dtype not in (np.float32, np.float64):
+            raise TypeError(f"dtype must be float32 or float64, got {self.dtype}")
+        self.weight_decay_lambda = non_negative("weight_decay_lambda", weight_decay_lambda)
+        self.params = _initial_params(sizes, weight_init_std, self.dtype, rng)
+        self._shapes = {key: p.shape for key, p in self.params.items()}
+        layers, params = self._layers, self.params
+        kinds = {"relu": layers.Relu, "sigmoid": layers.Sigmoid}
+        if activation not in kinds:
+            raise ValueError(f"activation must be 'relu' or 'sigmoid', got {activation!r}")
+        numbers = range(1, len(sizes))
+        self._affines = [layers.Affine(params[f"W{i}"], params[f"b{i}"]) for i in numbers]
+        self._activations = [kinds[activation]() for _ in numbers[:-1]]
+        self._last = layers.SoftmaxWithLoss()
+
+    def predict(self, x: ArrayLike) -> Array:
+        """Return the scores before softmax.
+
+        Parameters
+        ----------
+        x : array (N, …) with D values a sample
+            At least one sample, any real dtype.
+
+        Returns
+        -------
+        array (N, C) of the net's dtype
+            The caller's own.
+        """
+        self._use_params()
+        out = self._affines[0].forward(x)
+        for activation, affine in zip(self._activations, self._affines[1:], strict=True):
+            out = affine.forward(activation.forward(out))
+        return out  # type: ignore[no-any-return]
+
+    def loss(self, x: ArrayLike, t: ArrayLike) -> float:
+        """Return the mean cross-entropy plus 0.5·λ·ΣW².
+
+        Parameters
+        ----------
+        x : array (N, …)
+            Samples, as for `predict`.
+        t : array (N,) of int, or (N, C)
+            Labels: class numbers from 0 to C-1, or one-hot rows.
+
+        Raises
+        ------
+        ValueError
+            No samples, another number of labels than samples, or a label out of range.
+        """
+        loss: float = self._last.forward(self.predict(x), t)
+        if self.weight_decay_lambda:
+            weights = (affine.W for affine in self._affines)
+            squares = sum(self._layers.sum_of_squares(W) for W in weights)
+            loss += 0.5 * self.weight_decay_lambda * squares
+        return loss
+
+    def accuracy(self, x: ArrayLike, t: ArrayLike) -> float:
+        """Return the share of samples whose largest score is at the label, from 0 to 1."""
+        scores = self.predict(x)
+        return self._layers.count_correct(scores, t) / len(scores)
+
+    def gradient(
+        self, x: ArrayLike, t: ArrayLike, out: dict[str, Array] | None = None
+    ) -> dict[str, Array]:
+        """Return the gradient of `loss` with respect to every parameter, by backpropagation.
+
+        Parameters
+        ----------
+        x, t : arrays
+            As for `loss`.
+        out : dict of str to array, optional
+            What an earlier call returned; its arrays are written in place. A training loop passes
+            it to save the allocation.
+
+        Returns
+        -------
+        dict of str to array
+            dW1 + λ·W1 under 'W1', db1 under 'b1', …; `out` itself if given.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            `out` lacks a key, or holds an array of another shape or dtype; nothing was written.
+        """
+        grads = self._fresh_gradients() if out is None else self._checked_gradients(out)
+        self._last.forward(self.predict(x), t)
+        dout = self._last.backward()
+        for i in reversed(range(len(self._affines))):
+            if i < len(self._activations):
+                dout = self._activations[i].backward(dout)
+            dW, db = grads[f"W{i + 1}"], grads[f"b{i + 1}"]
+            dout = self._affines[i].backward(dout, out=(dW, db))
+            if self.weight_decay_lambda:
+                self._layers.add_weight_decay(dW, self._affines[i].W, self.weight_decay_lambda)
+        return grads
+
+    def numerical_gradient(self, x: ArrayLike, t: ArrayLike) -> dict[str, Array]:
+        """Return the gradient of `loss` by central differences with h = 1e-4.
+
+        Two losses for each number in `params`: slow, and meant to check `gradient` in float64. In
+        float32 rounding leaves about two digits.
+        """
+
+        def loss(_: Array) -> float:
+            return self.loss(x, t)
+
+        return {key: numerical_gradient(loss, p) for key, p in self.params.items()}
+
+    def _use_params(self) -> None:
+        """Hand the layers what `params` holds now, so that a replaced entry is never ignored."""
+        for i, affine in enumerate(self._affines, start=1):
+            affine.W, affine.b = self.params[f"W{i}"], self.params[f"b{i}"]
+
+    def _fresh_gradients(self) -> dict[str, Array]:
+        return {key: np.empty(shape, self.dtype) for key, shape in self._shapes.items()}
+
+    def _checked_gradients(self, out: dict[str, Array]) -> dict[str, Array]:
+        for key, shape in self._shapes.items():
+            if key not in out:
+                raise KeyError(f"out has no array {key!r}")
+            array = out[key]
+            if not isinstance(array, np.ndarray) or array.dtype != self.dtype:
+                got = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+                raise TypeError(f"out[{key!r}] must be a {self.dtype} array, got {got}")
+            if array.shape != shape:
+                raise ValueError(f"out[{key!r}] has shape {array.shape}, wants {shape}")
+            if not (array.flags.c_contiguous and array.flags.writeable):
+                raise ValueError(f"out[{key!r}] must be C-contiguous and writeable")
+            if np.may_share_memory(array, self.params[key]):
+                raise ValueError(f"out[{key!r}] overlaps the parameter in memory")
+        return out
+
+
+class TwoLayerNet(MultiLayerNet):
+    """A net with one hidden layer: W1, b1, activation, W2, b2, softmax loss.
+
+    Parameters
+    ----------
+    input_size, hidden_size, output_size : int
+        D, H and C: params are W1 (D, H), b1 (H,), W2 (H, C), b2 (C,).
+    weight_init_std : {'relu', 'he', 'sigmoid', 'xavier'} or float
+    activation, weight_decay_lambda, dtype, rng
+        As for `MultiLayerNet`.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        output_size: int,
+        weight_init_std: str | float = 0.01,
+        *,
+        activation: str = "relu",
+        weight_decay_lambda: float = 0,
+        dtype: DTypeLike = np.float32,
+        rng: int | np.random.Generator | None = None,
+    ) -> None:
+        super().__init__(
+            input_size,
+            [hidden_size],
+            output_size,
+            activation,
+            weight_init_std,
+            weight_decay_lambda,
+            dtype=dtype,
+            rng=rng,
+        )
+
+
+def _checked_sizes(sizes: Iterable[int]) -> list[int]:
+    checked = []
+    for size in sizes:
+        if not isinstance(size, (int, np.integer)) or isinstance(size, bool):
+            raise TypeError(f"sizes of layers must be integers, got {size!r}")
+        if size < 1:
+            raise ValueError(f"sizes of layers must be at least 1, got {size}")
+        checked.append(int(size))
+    return checked
+
+
+def _initial_params(
+    sizes: list[int],
+    weight_init_std: str | float,
+    dtype: np.dtype[Any],
+    rng: int | np.random.Generator | None,
+) -> dict[str, Array]:
+    rng = np.random.default_rng(rng)
+    params: dict[str, Array] = {}
+    for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes), start=1):
+        W = rng.standard_normal((fan_in, fan_out))
+        W *= _initial_std(weight_init_std, fan_in)
+        params[f"W{i}"] = W.astype(dtype, copy=False)
+        params[f"b{i}"] = np.zeros(fan_out, dtype)
+    return params
+
+
+def _initial_std(weight_init_std: str | float, fan_in: int) -> float:
+    if not isinstance(weight_init_std, str):
+        return non_negative("weight_init_std", weight_init_std)
+    variance = _VARIANCE_TIMES_FAN_IN.get(weight_init_std.lower())
+    if variance is None:
+        choices = ", ".join(map(repr, _VARIANCE_TIMES_FAN_IN))
+        raise ValueError(
+            f"weight_init_std must be a number or one of {choices}, got {weight_init_std!r}"
+        )
+    return math.sqrt(variance / fan_in)

@@ -1,0 +1,684 @@
+# The core: one call takes a whole dict of parameters through one rule. It checks every array before
+# the first write, raises every error, finds the pointers and calls the kernels with the GIL
+# released. Formulas do not belong here (rules.pxi), nor do hyper-parameters (fastopt/optimizers.py).
+#
+# Stepper.step:  gather -> check each entry -> check overlaps -> enter new states   (GIL, can raise)
+#                -> kernels                                                          (no GIL)
+#                -> write back what had no layout of its own to be updated in        (GIL)
+#
+# An entry is one parameter with its operands: the parameter, its gradient, its states. Where all of
+# them are native arrays of one dtype, one shape and one contiguous layout, the kernel works on them
+# directly. Where one is not (strided, unaligned, byte-swapped, another dtype, a plain number), a
+# packed copy stands in for it and is written back afterwards.
+
+from cpython.dict cimport PyDict_GetItemWithError, PyDict_Next, PyDict_SetItem, PyDict_Size
+from cpython.mem cimport PyMem_Free, PyMem_Realloc
+from cpython.pycapsule cimport PyCapsule_GetPointer
+from cpython.ref cimport Py_INCREF, Py_XDECREF, Py_XINCREF, PyObject
+from kernel_table cimport MAX_COEFFICIENTS, MAX_STATES, KernelTable, Rule
+from libc.stdlib cimport qsort
+from libc.string cimport memcmp, memset, strcmp
+
+from collections.abc import Mapping
+
+cimport numpy as cnp
+
+import numpy as np
+
+from fastopt import _kernels_baseline
+
+cnp.import_array()
+
+cdef extern from "numpy/arrayobject.h" nogil:
+    # NumPy's accessors on bare pointers: no reference is counted on the way to a field
+    ctypedef struct PyArrayObject:
+        pass
+    ctypedef struct PyArray_Descr:
+        int type_num
+        char byteorder
+    int PyArray_FLAGS(PyArrayObject*) noexcept
+    int PyArray_NDIM(PyArrayObject*) noexcept
+    int PyArray_ITEMSIZE(PyArrayObject*) noexcept
+    cnp.npy_intp* PyArray_DIMS(PyArrayObject*) noexcept
+    cnp.npy_intp* PyArray_STRIDES(PyArrayObject*) noexcept
+    void* PyArray_DATA(PyArrayObject*) noexcept
+    PyArray_Descr* PyArray_DESCR(PyArrayObject*) noexcept
+    bint PyArray_ISNBO(char byteorder) noexcept
+
+cdef extern from *:
+    """
+    #if defined(__clang__)
+    #define FASTOPT_COMPILER "clang " __clang_version__
+    #elif defined(__GNUC__)
+    #define FASTOPT_COMPILER "gcc " __VERSION__
+    #elif defined(_MSC_VER)
+    #define FASTOPT_STR_(x) #x
+    #define FASTOPT_STR(x) FASTOPT_STR_(x)
+    #define FASTOPT_COMPILER "msvc " FASTOPT_STR(_MSC_VER)
+    #else
+    #define FASTOPT_COMPILER "unknown"
+    #endif
+    """
+    const char* FASTOPT_COMPILER
+
+compiler = FASTOPT_COMPILER.decode()
+variant = "baseline"
+
+cdef const KernelTable* kernel_table = <const KernelTable*> PyCapsule_GetPointer(
+    _kernels_baseline.table, "fastopt.kernel_table"
+)
+
+cdef enum:
+    PARAM = 0  # the operands of an entry
+    GRAD = 1
+    STATE = 2
+    MAX_OPERANDS = STATE + MAX_STATES
+
+cdef struct Operand:
+    PyObject* array   # owned: the array to read or update; for a plain number its 0-d copy
+    PyObject* packed  # owned or NULL: the contiguous copy that stands in for it
+    char* low         # first byte it occupies in memory, and the one behind its last
+    char* high
+
+cdef struct Entry:
+    PyObject* key     # owned
+    PyObject* value   # owned: what the mapping holds for the key
+    Operand[MAX_OPERANDS] operands
+    Py_ssize_t size
+    bint is_double
+    bint is_number    # the mapping holds a plain number, to be rebound
+    bint is_packed    # some operand has a packed copy
+    bint[MAX_STATES] is_new_state
+
+cdef struct Span:
+    # the memory of one array that a step writes
+    char* low
+    char* high
+    Py_ssize_t entry
+    int operand
+
+
+cdef class Stepper:
+    """Takes the parameters of one optimizer through its rule, a call a step.
+
+    Parameters
+    ----------
+    rule : str
+        Name of the rule in rules.pxi.
+    state_names : tuple of str
+        What the optimizer calls its state dicts; error messages name them.
+    """
+
+    cdef const Rule* rule
+    cdef readonly str rule_name
+    cdef readonly tuple state_names
+    cdef int n_operands
+    cdef bint busy             # a step is under way
+    cdef Entry* entries        # of the step under way
+    cdef Py_ssize_t n_entries
+    cdef Py_ssize_t capacity
+    cdef Span* written         # of the last step whose overlaps were checked, sorted
+    cdef Py_ssize_t n_written
+    cdef bint is_disjoint      # no two of `written` have overlapping bounds
+
+    def __cinit__(self, str rule, tuple state_names):
+        self.rule = find_rule(rule)
+        if len(state_names) != self.rule.n_states:
+            raise ValueError(f"rule {rule} has {self.rule.n_states} states, not {state_names}")
+        self.rule_name = rule
+        self.state_names = state_names
+        self.n_operands = STATE + self.rule.n_states
+
+    def __dealloc__(self):
+        PyMem_Free(self.entries)
+        PyMem_Free(self.written)
+
+    def __reduce__(self):
+        return Stepper, (self.rule_name, self.state_names)
+
+    def __deepcopy__(self, memo):
+        return Stepper(self.rule_name, self.state_names)
+
+    def step(self, params, grads, tuple states, tuple coefficients):
+        """Update all parameters and states in place.
+
+        Parameters
+        ----------
+        params, grads : mapping
+            As DESIGN of `update`: see fastopt.optimizers.
+        states : tuple of dict
+            One for each of `state_names`; entries for new keys are added, as zeros.
+        coefficients : tuple of float
+            In the order in which the rule reads them.
+        """
+        cdef double[MAX_COEFFICIENTS] c
+        cdef Py_ssize_t i
+        if len(coefficients) != self.rule.n_coefficients or len(states) != self.rule.n_states:
+            raise TypeError(f"rule {self.rule_name} was called with the wrong number of arguments")
+        for i in range(len(coefficients)):
+            c[i] = coefficients[i]
+        if self.busy:
+            raise RuntimeError("this optimizer is in the middle of another update")
+        self.busy = True
+        try:
+            self.gather(params)
+            self.check(as_dict("grads", grads), states)
+            self.check_overlaps()
+            self.enter_new_states(states)
+            with nogil:
+                self.run(c)
+            self.write_back(params)
+        finally:
+            self.release()
+            self.busy = False
+
+    cdef int gather(self, params) except -1:
+        """Make an entry of every item. No Python code runs while the dict is walked."""
+        cdef dict items = as_dict("params", params)
+        cdef PyObject* key
+        cdef PyObject* value
+        cdef Py_ssize_t position = 0
+        cdef Entry* entry
+        self.reserve(PyDict_Size(items))
+        while PyDict_Next(items, &position, &key, &value):
+            entry = &self.entries[self.n_entries]
+            self.n_entries += 1
+            memset(entry, 0, sizeof(Entry))
+            Py_XINCREF(key)
+            entry.key = key
+            Py_XINCREF(value)
+            entry.value = value
+        return 0
+
+    cdef int reserve(self, Py_ssize_t n) except -1:
+        if n <= self.capacity:
+            return 0
+        entries = <Entry*> PyMem_Realloc(self.entries, n * sizeof(Entry))
+        if entries == NULL:
+            raise MemoryError()
+        self.entries = entries
+        written = <Span*> PyMem_Realloc(
+            self.written, n * (1 + self.rule.n_states) * sizeof(Span)
+        )
+        if written == NULL:
+            raise MemoryError()
+        self.written = written
+        self.capacity = n
+        return 0
+
+    cdef int check(self, dict grads, tuple states) except -1:
+        """Check every entry; drop those whose gradient is None."""
+        cdef Py_ssize_t i, kept = 0
+        cdef PyObject* grad
+        cdef Entry* entry
+        for i in range(self.n_entries):
+            entry = &self.entries[i]
+            grad = PyDict_GetItemWithError(grads, <object> entry.key)
+            if grad == NULL:
+                raise_missing_gradient(<object> entry.key, grads)
+            if grad == <PyObject*> None:
+                release_entry(entry)
+                continue
+            set_array(&entry.operands[GRAD], grad)
+            if kept != i:
+                self.entries[kept] = entry[0]
+                memset(entry, 0, sizeof(Entry))
+            self.check_entry(&self.entries[kept], states)
+            kept += 1
+        self.n_entries = kept
+        return 0
+
+    cdef int check_entry(self, Entry* entry, tuple states) except -1:
+        cdef int k
+        cdef PyObject* state
+        check_parameter(entry)
+        check_gradient(entry)
+        for k in range(self.rule.n_states):
+            if not isinstance(states[k], dict):
+                raise TypeError(
+                    f"state {self.state_names[k]} must be a dict, got {type(states[k]).__name__}"
+                )
+            state = PyDict_GetItemWithError(states[k], <object> entry.key)
+            if state == NULL:
+                new = zeros_like(<PyArrayObject*> entry.operands[PARAM].array)
+                set_array(&entry.operands[STATE + k], <PyObject*> new)
+                entry.is_new_state[k] = True
+            else:
+                set_array(&entry.operands[STATE + k], state)
+                check_state(entry, k, self.state_names[k])
+        self.settle_layout(entry)
+        return 0
+
+    cdef int settle_layout(self, Entry* entry) except -1:
+        """Give every operand that the kernel can't take as it is a packed copy."""
+        cdef PyArrayObject* p = <PyArrayObject*> entry.operands[PARAM].array
+        cdef PyArrayObject* a
+        cdef int type_num = PyArray_DESCR(p).type_num
+        cdef int layout, k
+        if PyArray_FLAGS(p) & (cnp.NPY_ARRAY_C_CONTIGUOUS | cnp.NPY_ARRAY_F_CONTIGUOUS):
+            layout = PyArray_FLAGS(p) & (
+                cnp.NPY_ARRAY_C_CONTIGUOUS | cnp.NPY_ARRAY_F_CONTIGUOUS
+            )
+        else:
+            layout = cnp.NPY_ARRAY_C_CONTIGUOUS
+        entry.is_double = type_num == cnp.NPY_FLOAT64
+        entry.size = count(p)
+        for k in range(self.n_operands):
+            a = <PyArrayObject*> entry.operands[k].array
+            set_bounds(&entry.operands[k])
+            if (
+                PyArray_FLAGS(a) & (layout | cnp.NPY_ARRAY_ALIGNED)
+                != layout | cnp.NPY_ARRAY_ALIGNED
+                or PyArray_DESCR(a).type_num != type_num
+                or not PyArray_ISNBO(PyArray_DESCR(a).byteorder)
+            ):
+                entry.operands[k].packed = pack(a, p, layout)
+                entry.is_packed = True
+        return 0
+
+    cdef int check_overlaps(self) except -1:
+        """Refuse arrays whose update would depend on the order in which they are updated."""
+        cdef Py_ssize_t i
+        if not self.has_same_spans():
+            self.n_written = 0  # nothing is known until all of the following has passed
+            self.collect_spans()
+        for i in range(self.n_entries):
+            self.check_gradient_overlap(i)
+        return 0
+
+    cdef bint has_same_spans(self) noexcept:
+        """Tell whether this step writes the memory that the last one was found disjoint in."""
+        cdef Py_ssize_t i, n_each = 1 + self.rule.n_states
+        cdef Span* span
+        cdef Operand* operand
+        if not self.is_disjoint or self.n_written != self.n_entries * n_each:
+            return False
+        for i in range(self.n_written):
+            span = &self.written[i]
+            operand = &self.entries[span.entry].operands[span.operand]
+            if operand.low != span.low or operand.high != span.high:
+                return False
+        return True
+
+    cdef int collect_spans(self) except -1:
+        """Sort what is written by address and check that no two arrays share memory."""
+        cdef Py_ssize_t i, j, n = 0
+        cdef int k
+        cdef Operand* operand
+        self.is_disjoint = True
+        for i in range(self.n_entries):
+            for k in range(self.n_operands):
+                if k == GRAD:
+                    continue
+                operand = &self.entries[i].operands[k]
+                self.written[n] = Span(operand.low, operand.high, i, k)
+                n += 1
+                self.check_own_overlap(i, k)
+        qsort(self.written, n, sizeof(Span), compare_spans)
+        for i in range(n):
+            j = i + 1
+            while j < n and self.written[j].low < self.written[i].high:
+                self.is_disjoint = False
+                if self.share_memory(
+                    self.written[i].entry, self.written[i].operand,
+                    self.written[j].entry, self.written[j].operand,
+                ):
+                    self.raise_overlap(
+                        self.written[i].entry, self.written[i].operand,
+                        self.written[j].entry, self.written[j].operand,
+                    )
+                j += 1
+        self.n_written = n
+        return 0
+
+    cdef int check_own_overlap(self, Py_ssize_t i, int k) except -1:
+        """Refuse an array two of whose elements are one place in memory."""
+        if has_own_overlap(<PyArrayObject*> self.entries[i].operands[k].array):
+            raise ValueError(f"elements of {self.name_of(i, k)} overlap in memory")
+        return 0
+
+    cdef int check_gradient_overlap(self, Py_ssize_t i) except -1:
+        """Refuse a gradient in memory that the step writes, unless it is its own parameter."""
+        cdef Operand* g = &self.entries[i].operands[GRAD]
+        cdef Py_ssize_t j = self.first_ending_behind(g.low) if self.is_disjoint else 0
+        cdef Span* span
+        while j < self.n_written:
+            span = &self.written[j]
+            if span.low >= g.high:
+                break
+            if (
+                span.high > g.low
+                and not (span.entry == i and span.operand == PARAM and self.is_own_gradient(i))
+                and self.share_memory(i, GRAD, span.entry, span.operand)
+            ):
+                self.raise_overlap(span.entry, span.operand, i, GRAD)
+            j += 1
+        return 0
+
+    cdef Py_ssize_t first_ending_behind(self, char* address) noexcept:
+        """Return the first of the sorted, disjoint spans that ends behind an address."""
+        cdef Py_ssize_t low = 0, high = self.n_written, middle
+        while low < high:
+            middle = (low + high) // 2
+            if self.written[middle].high > address:
+                high = middle
+            else:
+                low = middle + 1
+        return low
+
+    cdef bint is_own_gradient(self, Py_ssize_t i) noexcept:
+        """Tell whether parameter and gradient are one array, which the kernels allow."""
+        cdef Entry* entry = &self.entries[i]
+        cdef PyArrayObject* p = <PyArrayObject*> entry.operands[PARAM].array
+        cdef PyArrayObject* g = <PyArrayObject*> entry.operands[GRAD].array
+        return (
+            PyArray_DATA(p) == PyArray_DATA(g)
+            and PyArray_DESCR(p).type_num == PyArray_DESCR(g).type_num
+            and memcmp(
+                PyArray_STRIDES(p), PyArray_STRIDES(g), PyArray_NDIM(p) * sizeof(cnp.npy_intp)
+            ) == 0
+        )
+
+    cdef bint share_memory(self, Py_ssize_t i, int k, Py_ssize_t j, int m) except -1:
+        cdef PyObject* a = self.entries[i].operands[k].array
+        cdef PyObject* b = self.entries[j].operands[m].array
+        try:
+            return np.shares_memory(<object> a, <object> b, max_work=10**6)
+        except np.exceptions.TooHardError:
+            return True  # strides too intricate to tell apart are refused
+
+    cdef int raise_overlap(self, Py_ssize_t i, int k, Py_ssize_t j, int m) except -1:
+        if (j, m) < (i, k) and m != GRAD:
+            i, k, j, m = j, m, i, k
+        raise ValueError(f"{self.name_of(i, k)} and {self.name_of(j, m)} overlap in memory")
+
+    cdef str name_of(self, Py_ssize_t i, int k):
+        key = <object> self.entries[i].key
+        if k == PARAM:
+            return f"parameter {key!r}"
+        if k == GRAD:
+            return f"the gradient of {key!r}"
+        return f"state {self.state_names[k - STATE]}[{key!r}]"
+
+    cdef int enter_new_states(self, tuple states) except -1:
+        cdef Py_ssize_t i
+        cdef int k
+        cdef Entry* entry
+        for i in range(self.n_entries):
+            entry = &self.entries[i]
+            for k in range(self.rule.n_states):
+                if entry.is_new_state[k]:
+                    PyDict_SetItem(
+                        states[k], <object> entry.key, <object> entry.operands[STATE + k].array
+                    )
+        return 0
+
+    cdef void run(self, const double* c) noexcept nogil:
+        cdef Py_ssize_t i
+        cdef Entry* entry
+        cdef Operand* o
+        for i in range(self.n_entries):
+            entry = &self.entries[i]
+            o = entry.operands
+            if entry.is_double:
+                self.rule.float64(
+                    c, entry.size,
+                    <double*> data_of(&o[PARAM]), <double*> data_of(&o[GRAD]),
+                    <double*> data_of(&o[STATE]), <double*> data_of(&o[STATE + 1]),
+                )
+            else:
+                self.rule.float32(
+                    c, entry.size,
+                    <float*> data_of(&o[PARAM]), <float*> data_of(&o[GRAD]),
+                    <float*> data_of(&o[STATE]), <float*> data_of(&o[STATE + 1]),
+                )
+
+    cdef int write_back(self, params) except -1:
+        """Copy packed operands to where they came from, and rebind plain numbers."""
+        cdef Py_ssize_t i
+        cdef int k
+        cdef Operand* operand
+        for i in range(self.n_entries):
+            if self.entries[i].is_packed:
+                for k in range(self.n_operands):
+                    operand = &self.entries[i].operands[k]
+                    if operand.packed != NULL and k != GRAD:
+                        cnp.PyArray_CopyInto(
+                            <cnp.ndarray> operand.array, <cnp.ndarray> operand.packed
+                        )
+            if self.entries[i].is_number:
+                array = <object> self.entries[i].operands[PARAM].array
+                is_scalar = isinstance(<object> self.entries[i].value, np.generic)
+                params[<object> self.entries[i].key] = array[()] if is_scalar else array.item()
+        return 0
+
+    cdef void release(self) noexcept:
+        cdef Py_ssize_t i
+        for i in range(self.n_entries):
+            release_entry(&self.entries[i])
+        self.n_entries = 0
+
+
+cdef const Rule* find_rule(str name) except NULL:
+    cdef int i
+    cdef bytes wanted = name.encode()
+    for i in range(kernel_table.n_rules):
+        if strcmp(kernel_table.rules[i].name, wanted) == 0:
+            return &kernel_table.rules[i]
+    raise ValueError(f"there is no rule {name!r}")
+
+
+cdef dict as_dict(str name, mapping):
+    """Return a mapping as an exact dict: itself, or a snapshot of another kind of mapping."""
+    if type(mapping) is dict:
+        return mapping
+    if not isinstance(mapping, Mapping):
+        raise TypeError(
+            f"{name} must be a mapping of names to arrays, got {type(mapping).__name__}"
+        )
+    return dict(mapping)
+
+
+cdef int raise_missing_gradient(key, dict grads) except -1:
+    raise KeyError(
+        f"no gradient for parameter {key!r}; grads has {', '.join(map(repr, grads)) or 'no keys'}"
+    )
+
+
+cdef int check_parameter(Entry* entry) except -1:
+    """Find the array to update; it is a new one, 0-d, for a plain number."""
+    cdef PyObject* value = entry.value
+    cdef PyArrayObject* p
+    if is_array(value):
+        set_array(&entry.operands[PARAM], value)
+    else:
+        entry.is_number = True
+        number = number_as_array(<object> entry.key, <object> value)
+        set_array(&entry.operands[PARAM], <PyObject*> number)
+    p = <PyArrayObject*> entry.operands[PARAM].array
+    if PyArray_DESCR(p).type_num != cnp.NPY_FLOAT32 and PyArray_DESCR(p).type_num != cnp.NPY_FLOAT64:
+        raise TypeError(
+            f"parameter {<object> entry.key!r} has dtype {(<object> p).dtype}, "
+            "wants float32 or float64"
+        )
+    if not PyArray_FLAGS(p) & cnp.NPY_ARRAY_WRITEABLE:
+        raise ValueError(f"parameter {<object> entry.key!r} is read-only")
+    return 0
+
+
+cdef bint is_array(PyObject* value) except -1:
+    """Tell whether a value is an array whose memory is all there is to it."""
+    if cnp.PyArray_CheckExact(<object> value):
+        return True
+    return isinstance(<object> value, np.ndarray) and not isinstance(
+        <object> value, np.ma.MaskedArray
+    )
+
+
+cdef object number_as_array(key, value):
+    if isinstance(value, (float, np.floating)):
+        return np.array(value)
+    if isinstance(value, int):
+        raise TypeError(f"parameter {key!r} is the integer {value!r}, wants a float such as 1.0")
+    raise TypeError(
+        f"parameter {key!r} must be a float32 or float64 array or a float, "
+        f"got {type(value).__name__}"
+    )
+
+
+cdef int check_gradient(Entry* entry) except -1:
+    cdef PyArrayObject* p = <PyArrayObject*> entry.operands[PARAM].array
+    cdef PyArrayObject* g
+    if not is_array(entry.operands[GRAD].array):
+        value = <object> entry.operands[GRAD].array
+        if not isinstance(value, (float, int, np.generic)):
+            raise TypeError(
+                f"gradient of {<object> entry.key!r} must be an array or a number, "
+                f"got {type(value).__name__}"
+            )
+        number = np.asarray(value)
+        set_array(&entry.operands[GRAD], <PyObject*> number)
+    g = <PyArrayObject*> entry.operands[GRAD].array
+    if not has_same_shape(g, p):
+        raise ValueError(
+            f"gradient of {<object> entry.key!r} has shape {(<object> g).shape}, "
+            f"the parameter has shape {(<object> p).shape}"
+        )
+    if PyArray_DESCR(g).type_num != PyArray_DESCR(p).type_num:
+        if (<object> g).dtype.kind not in "fiub":
+            raise TypeError(
+                f"gradient of {<object> entry.key!r} has dtype {(<object> g).dtype}, "
+                "wants real numbers"
+            )
+    return 0
+
+
+cdef int check_state(Entry* entry, int k, str name) except -1:
+    cdef PyObject* value = entry.operands[STATE + k].array
+    cdef PyArrayObject* p = <PyArrayObject*> entry.operands[PARAM].array
+    cdef PyArrayObject* s = <PyArrayObject*> value
+    key = <object> entry.key
+    if not is_array(value):
+        raise TypeError(f"state {name}[{key!r}] must be an array, got {type(<object> value).__name__}")
+    if PyArray_DESCR(s).type_num != PyArray_DESCR(p).type_num or not has_same_shape(s, p):
+        raise ValueError(
+            f"state {name}[{key!r}] has shape {(<object> s).shape} and dtype {(<object> s).dtype}, "
+            f"the parameter now has shape {(<object> p).shape} and dtype {(<object> p).dtype}; "
+            f"delete {name}[{key!r}] to start it at zero"
+        )
+    if not PyArray_FLAGS(s) & cnp.NPY_ARRAY_WRITEABLE:
+        raise ValueError(f"state {name}[{key!r}] is read-only")
+    return 0
+
+
+cdef bint has_same_shape(PyArrayObject* a, PyArrayObject* b) noexcept:
+    cdef int ndim = PyArray_NDIM(a)
+    return ndim == PyArray_NDIM(b) and memcmp(
+        PyArray_DIMS(a), PyArray_DIMS(b), ndim * sizeof(cnp.npy_intp)
+    ) == 0
+
+
+cdef Py_ssize_t count(PyArrayObject* a) noexcept:
+    """Return the number of elements."""
+    cdef Py_ssize_t n = 1
+    cdef int d
+    for d in range(PyArray_NDIM(a)):
+        n *= PyArray_DIMS(a)[d]
+    return n
+
+
+cdef object zeros_like(PyArrayObject* p):
+    """Return zeros of the shape, dtype and layout of p; pages are first touched by the kernel."""
+    cdef bint fortran = not PyArray_FLAGS(p) & cnp.NPY_ARRAY_C_CONTIGUOUS and (
+        PyArray_FLAGS(p) & cnp.NPY_ARRAY_F_CONTIGUOUS
+    )
+    return cnp.PyArray_ZEROS(PyArray_NDIM(p), PyArray_DIMS(p), PyArray_DESCR(p).type_num, fortran)
+
+
+cdef PyObject* pack(PyArrayObject* a, PyArrayObject* p, int layout) except NULL:
+    """Return a new native array of the dtype of p with the contents of a, owned by the caller."""
+    order = "C" if layout & cnp.NPY_ARRAY_C_CONTIGUOUS else "F"
+    with np.errstate(all="ignore"):
+        packed = np.array(<object> a, dtype=(<object> p).dtype.newbyteorder("="), order=order)
+    Py_INCREF(packed)
+    return <PyObject*> packed
+
+
+cdef void set_array(Operand* operand, PyObject* array) noexcept:
+    """Make an array, or what is yet to be checked as one, the operand's own."""
+    Py_XINCREF(array)
+    Py_XDECREF(operand.array)
+    operand.array = array
+
+
+cdef inline char* data_of(Operand* operand) noexcept nogil:
+    if operand.array == NULL:
+        return NULL  # a state that the rule does not have
+    return <char*> PyArray_DATA(
+        <PyArrayObject*> (operand.array if operand.packed == NULL else operand.packed)
+    )
+
+
+cdef void set_bounds(Operand* operand) noexcept:
+    """Find the memory between the first and the last byte of an array, whatever its strides."""
+    cdef PyArrayObject* a = <PyArrayObject*> operand.array
+    cdef cnp.npy_intp extent
+    cdef int d
+    operand.low = operand.high = <char*> PyArray_DATA(a)
+    if count(a) == 0:
+        return
+    operand.high += PyArray_ITEMSIZE(a)
+    for d in range(PyArray_NDIM(a)):
+        extent = (PyArray_DIMS(a)[d] - 1) * PyArray_STRIDES(a)[d]
+        if extent < 0:
+            operand.low += extent
+        else:
+            operand.high += extent
+
+
+cdef bint has_own_overlap(PyArrayObject* a) noexcept:
+    """Tell whether elements of an array may share memory.
+
+    They don't if each stride steps over all that the smaller strides reach; strides of any other
+    kind count as overlapping.
+    """
+    cdef int ndim = PyArray_NDIM(a), d, e
+    cdef cnp.npy_intp stride, reach
+    if PyArray_FLAGS(a) & (cnp.NPY_ARRAY_C_CONTIGUOUS | cnp.NPY_ARRAY_F_CONTIGUOUS):
+        return False
+    for d in range(ndim):
+        if PyArray_DIMS(a)[d] < 2:
+            continue
+        stride = abs(PyArray_STRIDES(a)[d])
+        reach = 0
+        for e in range(ndim):
+            if e != d and PyArray_DIMS(a)[e] > 1 and is_smaller(a, e, d):
+                reach += (PyArray_DIMS(a)[e] - 1) * abs(PyArray_STRIDES(a)[e])
+        if stride < reach + PyArray_ITEMSIZE(a):
+            return True
+    return False
+
+
+cdef bint is_smaller(PyArrayObject* a, int d, int e) noexcept:
+    """Order dimensions by stride, equal ones by number."""
+    cdef cnp.npy_intp s = abs(PyArray_STRIDES(a)[d]), t = abs(PyArray_STRIDES(a)[e])
+    return s < t or (s == t and d < e)
+
+
+cdef int compare_spans(const void* a, const void* b) noexcept nogil:
+    """Order spans by where they begin, and an empty one before another that begins there."""
+    cdef const Span* x = <const Span*> a
+    cdef const Span* y = <const Span*> b
+    if x.low != y.low:
+        return 1 if x.low > y.low else -1
+    return (x.high > y.high) - (x.high < y.high)
+
+
+cdef void release_entry(Entry* entry) noexcept:
+    cdef int k
+    Py_XDECREF(entry.key)
+    Py_XDECREF(entry.value)
+    for k in range(MAX_OPERANDS):
+        Py_XDECREF(entry.operands[k].array)
+        Py_XDECREF(entry.operands[k].packed)
+    memset(entry, 0, sizeof(Entry))

@@ -1,0 +1,21 @@
+# The table of kernels of one instruction set: every rule at every dtype, handed to the core in a
+# capsule. No arrays and no functions that Python sees belong here: this text is compiled once for
+# each instruction set, and only arithmetic may depend on it.
+
+from cpython.pycapsule cimport PyCapsule_New
+from kernel_table cimport KernelTable, Rule
+
+include "rules.pxi"
+
+cdef KernelTable kernel_table
+
+# rule, number of coefficients, number of state arrays, its two kernels
+kernel_table.rules[0] = Rule("sgd", 1, 0, sgd[float], sgd[double])
+kernel_table.rules[1] = Rule("momentum", 2, 1, momentum[float], momentum[double])
+kernel_table.rules[2] = Rule("nesterov", 2, 1, nesterov[float], nesterov[double])
+kernel_table.rules[3] = Rule("adagrad", 2, 1, adagrad[float], adagrad[double])
+kernel_table.rules[4] = Rule("rmsprop", 4, 1, rmsprop[float], rmsprop[double])
+kernel_table.rules[5] = Rule("adam", 4, 2, adam[float], adam[double])
+kernel_table.n_rules = 6
+
+table = PyCapsule_New(&kernel_table, "fastopt.kernel_table", NULL)

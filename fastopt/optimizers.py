@@ -1,0 +1,270 @@
+"""The optimizers: names, defaults, documentation and state; the arithmetic is compiled.
+
+Each class turns its hyper-parameters into coefficients, in Python double, and makes one call into
+the core. What the mathematics says is in `fastopt.reference`, which equals these bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, MutableMapping
+from typing import Any, ClassVar
+
+from numpy.typing import NDArray
+
+from fastopt._core import Stepper
+from fastopt._hyperparameters import EPS, Hyperparameters, count, fraction, non_negative
+
+__all__ = ["SGD", "AdaGrad", "Adam", "Momentum", "Nesterov", "RMSprop"]
+
+State = dict[Any, NDArray[Any]]
+
+
+class _Optimizer(Hyperparameters):
+    """What the optimizers share: a rule of the core, and a dict for each of its states."""
+
+    _rule: ClassVar[str]
+    _state_names: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self) -> None:
+        self._stepper = Stepper(self._rule, self._state_names)
+        for name in self._state_names:
+            setattr(self, name, {})
+
+    def update(self, params: MutableMapping[Any, Any], grads: Mapping[Any, Any]) -> None:
+        """Take one step: change every parameter, and the state, in place.
+
+        Parameters
+        ----------
+        params : mapping of keys to float32 or float64 arrays, or floats
+            Arrays of any shape and strides are updated in place, contiguous ones at full speed.
+            A Python float or NumPy scalar is replaced in the mapping.
+        grads : mapping of the same keys to arrays, numbers or None
+            Of the parameters' shapes. Another real dtype is cast to the parameter's first; None
+            leaves that parameter and its state as they are. They are never written.
+
+        Raises
+        ------
+        KeyError
+            A parameter has no gradient.
+        TypeError
+            A parameter that is not of float32 or float64, or a gradient that is not real.
+        ValueError
+            A gradient of another shape than its parameter; a read-only parameter; state that no
+            longer fits a parameter; parameters or gradients that overlap in memory.
+
+        Notes
+        -----
+        Everything is checked before anything is written: after an error no parameter, no state and
+        no counter has changed.
+        """
+        raise NotImplementedError
+
+
+class SGD(_Optimizer):
+    """Stochastic gradient descent: p -= lr·g.
+
+    Parameters
+    ----------
+    lr : float
+        Step size, ≥ 0.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> params = {"W": np.array([1.0, 2.0])}
+    >>> fastopt.SGD(lr=0.5).update(params, {"W": np.array([1.0, -1.0])})
+    >>> params["W"]
+    array([0.5, 2.5])
+
+    References
+    ----------
+    Robbins and Monro, "A Stochastic Approximation Method", 1951.
+    """
+
+    _rule = "sgd"
+    _checks = {"lr": non_negative}
+
+    def __init__(self, lr: float = 0.01) -> None:
+        super().__init__()
+        self.lr = lr
+
+    def update(self, params: MutableMapping[Any, Any], grads: Mapping[Any, Any]) -> None:
+        self._stepper.step(params, grads, (), (self.lr,))
+
+
+class Momentum(_Optimizer):
+    """Gradient descent with a velocity: v = momentum·v - lr·g; p += v.
+
+    Parameters
+    ----------
+    lr : float
+        Step size, ≥ 0.
+    momentum : float
+        Share of the velocity that is kept, in [0, 1).
+
+    Attributes
+    ----------
+    v : dict of key to array
+        The velocities, of the parameters' shapes and dtypes.
+
+    References
+    ----------
+    Polyak, "Some methods of speeding up the convergence of iteration methods", 1964.
+    """
+
+    _rule = "momentum"
+    _checks = {"lr": non_negative, "momentum": fraction}
+    _state_names = ("v",)
+    v: State
+
+    def __init__(self, lr: float = 0.01, momentum: float = 0.9) -> None:
+        super().__init__()
+        self.lr = lr
+        self.momentum = momentum
+
+    def update(self, params: MutableMapping[Any, Any], grads: Mapping[Any, Any]) -> None:
+        self._stepper.step(params, grads, (self.v,), (self.lr, self.momentum))
+
+
+class Nesterov(Momentum):
+    """Momentum with look-ahead: v = momentum·v - lr·g; p += momentum·v - lr·g.
+
+    Parameters
+    ----------
+    lr : float
+        Step size, ≥ 0.
+    momentum : float
+        Share of the velocity that is kept, in [0, 1).
+
+    Attributes
+    ----------
+    v : dict of key to array
+        The velocities, of the parameters' shapes and dtypes.
+
+    References
+    ----------
+    Nesterov, "A method for solving the convex programming problem with convergence rate O(1/k²)",
+    1983; in these variables Sutskever et al., "On the importance of initialization and momentum in
+    deep learning", 2013, with the parameters taken at the look-ahead point.
+    """
+
+    _rule = "nesterov"
+
+
+class AdaGrad(_Optimizer):
+    """A step size for each entry, shrinking with its gradients: h += g·g; p -= lr·g / (√h + eps).
+
+    Parameters
+    ----------
+    lr : float
+        Step size, ≥ 0; eps is 1e-7.
+
+    Attributes
+    ----------
+    h : dict of key to array
+        Sums of squared gradients, of the parameters' shapes and dtypes.
+
+    References
+    ----------
+    Duchi, Hazan and Singer, "Adaptive Subgradient Methods for Online Learning and Stochastic
+    Optimization", 2011.
+    """
+
+    _rule = "adagrad"
+    _checks = {"lr": non_negative}
+    _state_names = ("h",)
+    h: State
+
+    def __init__(self, lr: float = 0.01) -> None:
+        super().__init__()
+        self.lr = lr
+
+    def update(self, params: MutableMapping[Any, Any], grads: Mapping[Any, Any]) -> None:
+        self._stepper.step(params, grads, (self.h,), (self.lr, EPS))
+
+
+class RMSprop(_Optimizer):
+    """AdaGrad that forgets: h = decay_rate·h; h += (1-decay_rate)·g·g; p -= lr·g / (√h + eps).
+
+    Parameters
+    ----------
+    lr : float
+        Step size, ≥ 0; eps is 1e-7.
+    decay_rate : float
+        Share of h that is kept, in [0, 1).
+
+    Attributes
+    ----------
+    h : dict of key to array
+        Moving averages of squared gradients, of the parameters' shapes and dtypes.
+
+    References
+    ----------
+    Tieleman and Hinton, "Lecture 6.5: rmsprop", Neural Networks for Machine Learning, 2012.
+    """
+
+    _rule = "rmsprop"
+    _checks = {"lr": non_negative, "decay_rate": fraction}
+    _state_names = ("h",)
+    h: State
+
+    def __init__(self, lr: float = 0.01, decay_rate: float = 0.99) -> None:
+        super().__init__()
+        self.lr = lr
+        self.decay_rate = decay_rate
+
+    def update(self, params: MutableMapping[Any, Any], grads: Mapping[Any, Any]) -> None:
+        decay_rate = self.decay_rate
+        self._stepper.step(
+            params, grads, (self.h,), (self.lr, decay_rate, 1.0 - decay_rate, EPS)
+        )
+
+
+class Adam(_Optimizer):
+    """Moving averages of gradient and squared gradient, corrected for their start at zero.
+
+    iter += 1; lr_t = lr·√(1-beta2^iter)/(1-beta1^iter); m += (1-beta1)(g-m);
+    v += (1-beta2)(g²-v); p -= lr_t·m / (√v + eps).
+
+    Parameters
+    ----------
+    lr : float
+        Step size, ≥ 0; eps is 1e-7.
+    beta1, beta2 : float
+        Shares of m and v that are kept, in [0, 1).
+
+    Attributes
+    ----------
+    m, v : dict of key to array
+        Moving averages of the gradient and of its square, of the parameters' shapes and dtypes.
+    iter : int
+        Steps taken.
+
+    References
+    ----------
+    Kingma and Ba, "Adam: A Method for Stochastic Optimization", 2015, in the form of the end of its
+    section 2, with eps added to the uncorrected root.
+    """
+
+    _rule = "adam"
+    _checks = {"lr": non_negative, "beta1": fraction, "beta2": fraction, "iter": count}
+    _state_names = ("m", "v")
+    m: State
+    v: State
+
+    def __init__(self, lr: float = 0.001, beta1: float = 0.9, beta2: float = 0.999) -> None:
+        super().__init__()
+        self.lr = lr
+        self.beta1 = beta1
+        self.beta2 = beta2
+        self.iter = 0
+
+    def update(self, params: MutableMapping[Any, Any], grads: Mapping[Any, Any]) -> None:
+        steps = self.iter + 1
+        beta1, beta2 = self.beta1, self.beta2
+        lr_t = self.lr * math.sqrt(1.0 - beta2**steps) / (1.0 - beta1**steps)
+        self._stepper.step(
+            params, grads, (self.m, self.v), (lr_t, 1.0 - beta1, 1.0 - beta2, EPS)
+        )
+        self.iter = steps  # only now: after an error it is as it was

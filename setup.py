@@ -39,7 +39,7 @@ def extension(name):
 
 setup(
     ext_modules=cythonize(
-        [extension(name) for name in ("_kernels_baseline", "_core")],
+        [extension(name) for name in ("_kernels_baseline", "_core", "_layers")],
         build_dir="build/cython",
         include_path=["csrc"],
         compiler_directives={

@@ -5,33 +5,30 @@
 # c: coefficients, computed in double and rounded once to the dtype of the arrays
 # n: length of the chunk; p: parameters, updated; g: gradients, only read; the rest: state, updated
 
+from cython cimport floating
 from libc.math cimport sqrt, sqrtf
 
-ctypedef fused real:
-    float
-    double
 
-
-cdef inline real root(real x) noexcept nogil:
-    if real is float:
+cdef inline floating root(floating x) noexcept nogil:
+    if floating is float:
         return sqrtf(x)
     else:
         return sqrt(x)
 
 
 cdef void sgd(
-    const double* c, Py_ssize_t n, real* p, const real* g, real* _s1, real* _s2,
+    const double* c, Py_ssize_t n, floating* p, const floating* g, floating* _s1, floating* _s2,
 ) noexcept nogil:
-    cdef real lr = <real> c[0]
+    cdef floating lr = <floating> c[0]
     cdef Py_ssize_t i
     for i in range(n):
         p[i] = p[i] - lr * g[i]
 
 
 cdef void momentum(
-    const double* c, Py_ssize_t n, real* p, const real* g, real* v, real* _s2,
+    const double* c, Py_ssize_t n, floating* p, const floating* g, floating* v, floating* _s2,
 ) noexcept nogil:
-    cdef real lr = <real> c[0], momentum = <real> c[1]
+    cdef floating lr = <floating> c[0], momentum = <floating> c[1]
     cdef Py_ssize_t i
     for i in range(n):
         v[i] = momentum * v[i] - lr * g[i]
@@ -39,9 +36,9 @@ cdef void momentum(
 
 
 cdef void nesterov(
-    const double* c, Py_ssize_t n, real* p, const real* g, real* v, real* _s2,
+    const double* c, Py_ssize_t n, floating* p, const floating* g, floating* v, floating* _s2,
 ) noexcept nogil:
-    cdef real lr = <real> c[0], momentum = <real> c[1]
+    cdef floating lr = <floating> c[0], momentum = <floating> c[1]
     cdef Py_ssize_t i
     for i in range(n):
         v[i] = momentum * v[i] - lr * g[i]
@@ -49,9 +46,9 @@ cdef void nesterov(
 
 
 cdef void adagrad(
-    const double* c, Py_ssize_t n, real* p, const real* g, real* h, real* _s2,
+    const double* c, Py_ssize_t n, floating* p, const floating* g, floating* h, floating* _s2,
 ) noexcept nogil:
-    cdef real lr = <real> c[0], eps = <real> c[1]
+    cdef floating lr = <floating> c[0], eps = <floating> c[1]
     cdef Py_ssize_t i
     for i in range(n):
         h[i] = h[i] + g[i] * g[i]
@@ -59,10 +56,10 @@ cdef void adagrad(
 
 
 cdef void rmsprop(
-    const double* c, Py_ssize_t n, real* p, const real* g, real* h, real* _s2,
+    const double* c, Py_ssize_t n, floating* p, const floating* g, floating* h, floating* _s2,
 ) noexcept nogil:
-    cdef real lr = <real> c[0], decay_rate = <real> c[1]
-    cdef real one_minus_decay_rate = <real> c[2], eps = <real> c[3]
+    cdef floating lr = <floating> c[0], decay_rate = <floating> c[1]
+    cdef floating one_minus_decay_rate = <floating> c[2], eps = <floating> c[3]
     cdef Py_ssize_t i
     for i in range(n):
         h[i] = decay_rate * h[i]
@@ -71,10 +68,10 @@ cdef void rmsprop(
 
 
 cdef void adam(
-    const double* c, Py_ssize_t n, real* p, const real* g, real* m, real* v,
+    const double* c, Py_ssize_t n, floating* p, const floating* g, floating* m, floating* v,
 ) noexcept nogil:
-    cdef real lr_t = <real> c[0], one_minus_beta1 = <real> c[1]
-    cdef real one_minus_beta2 = <real> c[2], eps = <real> c[3]
+    cdef floating lr_t = <floating> c[0], one_minus_beta1 = <floating> c[1]
+    cdef floating one_minus_beta2 = <floating> c[2], eps = <floating> c[3]
     cdef Py_ssize_t i
     for i in range(n):
         m[i] = m[i] + one_minus_beta1 * (g[i] - m[i])

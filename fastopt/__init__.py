@@ -1,3 +1,67 @@
-"""fastopt: optimizers, layers and nets on plain NumPy arrays, compiled."""
+"""fastopt: optimizers, layers and nets on plain NumPy arrays, compiled.
 
-from fastopt._version import __version__ as __version__
+The optimizers update a dict of arrays in place and equal their NumPy twins in `fastopt.reference`
+bit for bit. Names only: what they do is in the modules they come from.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from fastopt._config import show_config
+from fastopt._numerical_gradient import numerical_gradient
+from fastopt._version import __version__
+from fastopt.optimizers import SGD, AdaGrad, Adam, Momentum, Nesterov, RMSprop
+
+if TYPE_CHECKING:
+    from fastopt import datasets, plotting, reference
+    from fastopt.layers import Affine, Relu, Sigmoid, SoftmaxWithLoss
+    from fastopt.nets import MultiLayerNet, TwoLayerNet
+
+__all__ = [
+    "SGD",
+    "AdaGrad",
+    "Adam",
+    "Affine",
+    "Momentum",
+    "MultiLayerNet",
+    "Nesterov",
+    "RMSprop",
+    "Relu",
+    "Sigmoid",
+    "SoftmaxWithLoss",
+    "TwoLayerNet",
+    "__version__",
+    "datasets",
+    "numerical_gradient",
+    "plotting",
+    "reference",
+    "show_config",
+]
+
+# What loads scipy's linear algebra, or is not needed to take a step, is imported when first used.
+_LAZY = {
+    "Affine": "fastopt.layers",
+    "Relu": "fastopt.layers",
+    "Sigmoid": "fastopt.layers",
+    "SoftmaxWithLoss": "fastopt.layers",
+    "MultiLayerNet": "fastopt.nets",
+    "TwoLayerNet": "fastopt.nets",
+}
+_LAZY_MODULES = ("datasets", "plotting", "reference")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        value = getattr(importlib.import_module(_LAZY[name]), name)
+    elif name in _LAZY_MODULES:
+        value = importlib.import_module(f"fastopt.{name}")
+    else:
+        raise AttributeError(f"module 'fastopt' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

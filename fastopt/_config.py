@@ -1,0 +1,74 @@
+"""What this build of fastopt is and what it uses: for bug reports and `fastopt info`.
+
+It only tells; nothing is chosen here.
+"""
+
+from __future__ import annotations
+
+import platform
+from typing import Any, Literal, overload
+
+import numpy as np
+
+from fastopt import _core
+from fastopt._version import __version__
+
+
+@overload
+def show_config(mode: Literal["stdout"] = "stdout") -> None: ...
+@overload
+def show_config(mode: Literal["dicts"]) -> dict[str, dict[str, Any]]: ...
+
+
+def show_config(mode: str = "stdout") -> dict[str, dict[str, Any]] | None:
+    """Print or return what this build is and what it uses.
+
+    Parameters
+    ----------
+    mode : {'stdout', 'dicts'}
+        Print it, or return it as nested dicts.
+
+    Returns
+    -------
+    dict or None
+        Versions; the kernels' instruction set in use and those available; number of threads; the
+        BLAS that the layers call; the compiler.
+
+    Raises
+    ------
+    ValueError
+        For another mode.
+    """
+    if mode not in ("stdout", "dicts"):
+        raise ValueError(f"mode must be 'stdout' or 'dicts', got {mode!r}")
+    config = _config()
+    if mode == "dicts":
+        return config
+    for section, entries in config.items():
+        print(f"{section}:")
+        for name, value in entries.items():
+            text = ", ".join(value) if isinstance(value, list) else value
+            print(f"  {name}: {text}")
+    return None
+
+
+def _config() -> dict[str, dict[str, Any]]:
+    import scipy  # its import is not part of importing fastopt  # noqa: PLC0415
+
+    blas = scipy.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    return {
+        "versions": {
+            "fastopt": __version__,
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "scipy": scipy.__version__,
+        },
+        "kernels": {
+            "variant": _core.variant,
+            "available": [_core.variant],
+            "threads": 1,
+            "compiler": _core.compiler,
+        },
+        "blas": {"name": blas["name"], "version": blas["version"]},
+        "machine": {"system": platform.platform(), "processor": platform.machine()},
+    }

@@ -1,0 +1,221 @@
+"""The layers: names, documentation and what backward needs of forward; the arithmetic is compiled.
+
+What the mathematics says is in `fastopt.reference`. The functions at the end are what a net needs
+besides its layers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numpy.typing import ArrayLike, NDArray
+
+from fastopt import _layers
+from fastopt._layers import add_weight_decay, count_correct, sum_of_squares
+
+__all__ = [
+    "Affine",
+    "Relu",
+    "Sigmoid",
+    "SoftmaxWithLoss",
+    "add_weight_decay",
+    "count_correct",
+    "sum_of_squares",
+]
+
+Array = NDArray[Any]
+
+
+def _require_forward(layer: object, saved: object) -> None:
+    if saved is None:
+        raise RuntimeError(f"{type(layer).__name__}.backward needs a forward before it")
+
+
+class Affine:
+    """A fully connected layer: out = x·W + b; dx = dout·Wᵀ, dW = xᵀ·dout, db = Σ dout.
+
+    Parameters
+    ----------
+    W : array (D, M) of float32 or float64
+        Weights, in any layout. The layer holds the array itself: an optimizer that updates it in
+        place updates the layer.
+    b : array (M,) of W's dtype
+        Bias.
+
+    Attributes
+    ----------
+    W, b : array
+        As given; may be replaced.
+    dW, db : array or None
+        Gradients of the last `backward`, of the shapes and dtype of W and b.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> layer = fastopt.Affine(np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([0.5, -0.5]))
+    >>> layer.forward(np.array([[1.0, 1.0]]))
+    array([[4.5, 5.5]])
+    >>> layer.backward(np.array([[1.0, 0.0]]))
+    array([[1., 3.]])
+    """
+
+    def __init__(self, W: Array, b: Array) -> None:
+        self.W = W
+        self.b = b
+        self.dW: Array | None = None
+        self.db: Array | None = None
+        self._x: Array | None = None
+        self._shape: tuple[int, ...] = ()
+
+    def forward(self, x: ArrayLike) -> Array:
+        """Return x·W + b.
+
+        Parameters
+        ----------
+        x : array (N, D), or of any rank with N samples of D values
+            Real numbers, cast to W's dtype. `backward` reads it again, so it must not change until
+            then.
+
+        Returns
+        -------
+        array (N, M) of W's dtype
+            The caller's own.
+
+        Raises
+        ------
+        ValueError
+            No samples, or not D values in each; W and b that do not fit each other.
+        TypeError
+            W and b that are not of one dtype, float32 or float64; an x that is not real.
+        """
+        self._shape = getattr(x, "shape", ())
+        out, self._x = _layers.affine_forward(x, self.W, self.b)
+        return out
+
+    def backward(self, dout: ArrayLike, out: tuple[Array, Array] | None = None) -> Array:
+        """Return the gradient with respect to x and set `dW` and `db`.
+
+        Parameters
+        ----------
+        dout : array (N, M)
+            Gradient with respect to what `forward` returned.
+        out : tuple of two arrays, optional
+            Written with dW and db, which are fresh arrays otherwise.
+
+        Returns
+        -------
+        array of the shape of x and of W's dtype
+            The caller's own.
+        """
+        _require_forward(self, self._x)
+        dx, self.dW, self.db = _layers.affine_gradient(
+            dout, self._x, self.W, self.b, *(out or (None, None))
+        )
+        return dx.reshape(self._shape) if len(self._shape) > 2 else dx
+
+
+class Relu:
+    """Rectified linear unit: out = x where x > 0, else 0; dx = dout where x > 0, else 0.
+
+    NaN stays NaN, as in NumPy.
+    """
+
+    def __init__(self) -> None:
+        self._mask: Array | None = None
+
+    def forward(self, x: ArrayLike) -> Array:
+        """Return max(x, 0), elementwise.
+
+        Parameters
+        ----------
+        x : array of any shape
+            float32 or float64; other real dtypes become float64.
+
+        Returns
+        -------
+        array of x's shape and dtype
+            The caller's own.
+        """
+        out, self._mask = _layers.relu_forward(x)
+        return out
+
+    def backward(self, dout: ArrayLike) -> Array:
+        """Return the gradient with respect to x, for the gradient with respect to the output."""
+        _require_forward(self, self._mask)
+        return _layers.relu_gradient(dout, self._mask)
+
+
+class Sigmoid:
+    """Logistic function: out = 1 / (1 + exp(-x)); dx = dout·(1 - out)·out."""
+
+    def __init__(self) -> None:
+        self._out: Array | None = None
+
+    def forward(self, x: ArrayLike) -> Array:
+        """Return 1 / (1 + exp(-x)), elementwise.
+
+        Parameters
+        ----------
+        x : array of any shape
+            float32 or float64; other real dtypes become float64.
+
+        Returns
+        -------
+        array of x's shape and dtype
+            The caller's own.
+        """
+        out, self._out = _layers.sigmoid_forward(x)
+        return out
+
+    def backward(self, dout: ArrayLike) -> Array:
+        """Return the gradient with respect to x, for the gradient with respect to the output."""
+        _require_forward(self, self._out)
+        return _layers.sigmoid_gradient(dout, self._out)
+
+
+class SoftmaxWithLoss:
+    """Softmax and cross-entropy: y = softmax(x), loss = -Σ log(y[t] + 1e-7) / N; dx = (y - t) / N.
+
+    Attributes
+    ----------
+    y : array (N, C) or None
+        The probabilities of the last `forward`.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> layer = fastopt.SoftmaxWithLoss()
+    >>> round(layer.forward(np.zeros((1, 4)), np.array([2])), 4)
+    1.3863
+    >>> layer.backward()
+    array([[ 0.25,  0.25, -0.75,  0.25]])
+    """
+
+    def __init__(self) -> None:
+        self.y: Array | None = None
+        self._t: Array | None = None
+
+    def forward(self, x: ArrayLike, t: ArrayLike) -> float:
+        """Return the mean cross-entropy of scores and labels.
+
+        Parameters
+        ----------
+        x : array (N, C)
+            Scores; the largest of a row is subtracted before `exp`, so none is too large.
+        t : array (N,) of int, or (N, C)
+            Class numbers from 0 to C-1, or one-hot rows.
+
+        Raises
+        ------
+        ValueError
+            No samples; labels of another shape, out of range, or not one-hot.
+        TypeError
+            Labels that are not integers, or scores that are not real.
+        """
+        loss, self.y, self._t = _layers.softmax_loss_forward(x, t)
+        return loss
+
+    def backward(self, dout: float = 1.0) -> Array:
+        """Return dout·(y - t)/N, the gradient with respect to the scores, (N, C)."""
+        _require_forward(self, self._t)
+        return _layers.softmax_loss_gradient(self.y, self._t, dout)

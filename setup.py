@@ -1,6 +1,6 @@
-"""How the extension modules are compiled; everything else about the package is in pyproject.toml."""
+"""How the extension modules are compiled; all else about the package is in pyproject.toml."""
 
-from glob import glob
+from pathlib import Path
 
 import numpy as np
 from Cython.Build import cythonize
@@ -12,7 +12,7 @@ from setuptools.command.build_ext import build_ext
 UNIX_FLAGS = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 MSVC_FLAGS = ["/O2", "/fp:precise"]
 
-INCLUDED = sorted(glob("csrc/*.pxi") + glob("csrc/*.pxd"))
+INCLUDED = sorted(str(path) for path in Path("csrc").glob("*.px[di]"))
 
 
 class BuildExt(build_ext):

@@ -1,6 +1,6 @@
 # The core: one call takes a whole dict of parameters through one rule. It checks every array before
 # the first write, raises every error, finds the pointers and calls the kernels with the GIL
-# released. Formulas do not belong here (rules.pxi), nor do hyper-parameters (fastopt/optimizers.py).
+# released. Formulas belong in rules.pxi, hyper-parameters in fastopt/optimizers.py.
 #
 # Stepper.step:  gather -> check each entry -> check overlaps -> enter new states   (GIL, can raise)
 #                -> kernels                                                          (no GIL)
@@ -145,7 +145,7 @@ cdef class Stepper:
         Parameters
         ----------
         params, grads : mapping
-            As DESIGN of `update`: see fastopt.optimizers.
+            What `update` of the optimizers takes.
         states : tuple of dict
             One for each of `state_names`; entries for new keys are added, as zeros.
         coefficients : tuple of float
@@ -496,7 +496,7 @@ cdef int check_parameter(Entry* entry) except -1:
         number = number_as_array(<object> entry.key, <object> value)
         set_array(&entry.operands[PARAM], <PyObject*> number)
     p = <PyArrayObject*> entry.operands[PARAM].array
-    if PyArray_DESCR(p).type_num != cnp.NPY_FLOAT32 and PyArray_DESCR(p).type_num != cnp.NPY_FLOAT64:
+    if PyArray_DESCR(p).type_num not in (cnp.NPY_FLOAT32, cnp.NPY_FLOAT64):
         raise TypeError(
             f"parameter {<object> entry.key!r} has dtype {(<object> p).dtype}, "
             "wants float32 or float64"
@@ -559,7 +559,8 @@ cdef int check_state(Entry* entry, int k, str name) except -1:
     cdef PyArrayObject* s = <PyArrayObject*> value
     key = <object> entry.key
     if not is_array(value):
-        raise TypeError(f"state {name}[{key!r}] must be an array, got {type(<object> value).__name__}")
+        kind = type(<object> value).__name__
+        raise TypeError(f"state {name}[{key!r}] must be an array, got {kind}")
     if PyArray_DESCR(s).type_num != PyArray_DESCR(p).type_num or not has_same_shape(s, p):
         raise ValueError(
             f"state {name}[{key!r}] has shape {(<object> s).shape} and dtype {(<object> s).dtype}, "

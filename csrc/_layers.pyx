@@ -61,7 +61,7 @@ cdef cnp.ndarray empty_matrix(Py_ssize_t rows, Py_ssize_t columns, int type_num)
 
 cdef int as_int(Py_ssize_t n) except -1:
     if n > INT_MAX:
-        raise ValueError(f"a matrix with a side of {n} is too large for BLAS, which counts to {INT_MAX}")
+        raise ValueError(f"a side of {n} is too large for BLAS, which counts to {INT_MAX}")
     return <int> n
 
 
@@ -133,7 +133,7 @@ def affine_forward(x, W, b):
     cdef int type_num = check_weights(W, b)
     cdef Matrix x_matrix, W_matrix
     cdef cnp.ndarray samples = as_matrix(as_samples(x, W, type_num), &x_matrix)
-    cdef cnp.ndarray weights = as_matrix(as_floats("W", W, type_num), &W_matrix)
+    cdef cnp.ndarray _weights = as_matrix(as_floats("W", W, type_num), &W_matrix)
     cdef cnp.ndarray bias = as_c_order(as_floats("b", b, type_num))
     cdef cnp.ndarray out = empty_matrix(x_matrix.rows, W_matrix.columns, type_num)
     cdef void* bias_data = cnp.PyArray_DATA(bias)
@@ -155,8 +155,8 @@ def affine_gradient(dout, cnp.ndarray x, W, b, dW=None, db=None):
     x = as_matrix(as_floats("x", x, type_num), &x_matrix)
     check_shape("W", W, (x_matrix.columns, W.shape[1]))
     dout_array = as_matrix(dout_array, &dout_matrix)
-    cdef cnp.ndarray weights = as_matrix(as_floats("W", W, type_num), &W_matrix)
-    cdef tuple inputs = (dout_array, x, weights)
+    cdef cnp.ndarray _weights = as_matrix(as_floats("W", W, type_num), &W_matrix)
+    cdef tuple inputs = (dout_array, x, _weights)
     cdef cnp.ndarray dW_array = as_output("dW", dW, W, inputs)
     cdef cnp.ndarray db_array = as_output("db", db, b, inputs)
     cdef cnp.ndarray dx = empty_matrix(x_matrix.rows, x_matrix.columns, type_num)

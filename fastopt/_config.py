@@ -53,7 +53,7 @@ def show_config(mode: str = "stdout") -> dict[str, dict[str, Any]] | None:
 
 
 def _config() -> dict[str, dict[str, Any]]:
-    import scipy  # its import is not part of importing fastopt  # noqa: PLC0415
+    import scipy  # its import is not part of importing fastopt
 
     blas = scipy.show_config(mode="dicts")["Build Dependencies"]["blas"]
     return {

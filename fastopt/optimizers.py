@@ -31,6 +31,10 @@ class _Optimizer(Hyperparameters):
         for name in self._state_names:
             setattr(self, name, {})
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.update.__doc__ = _Optimizer.update.__doc__
+
     def update(self, params: MutableMapping[Any, Any], grads: Mapping[Any, Any]) -> None:
         """Take one step: change every parameter, and the state, in place.
 
@@ -216,9 +220,7 @@ class RMSprop(_Optimizer):
 
     def update(self, params: MutableMapping[Any, Any], grads: Mapping[Any, Any]) -> None:
         decay_rate = self.decay_rate
-        self._stepper.step(
-            params, grads, (self.h,), (self.lr, decay_rate, 1.0 - decay_rate, EPS)
-        )
+        self._stepper.step(params, grads, (self.h,), (self.lr, decay_rate, 1.0 - decay_rate, EPS))
 
 
 class Adam(_Optimizer):
@@ -264,7 +266,5 @@ class Adam(_Optimizer):
         steps = self.iter + 1
         beta1, beta2 = self.beta1, self.beta2
         lr_t = self.lr * math.sqrt(1.0 - beta2**steps) / (1.0 - beta1**steps)
-        self._stepper.step(
-            params, grads, (self.m, self.v), (lr_t, 1.0 - beta1, 1.0 - beta2, EPS)
-        )
+        self._stepper.step(params, grads, (self.m, self.v), (lr_t, 1.0 - beta1, 1.0 - beta2, EPS))
         self.iter = steps  # only now: after an error it is as it was

@@ -170,7 +170,7 @@ def class_indices(t: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.intp]:
     if t.shape == (n, classes):
         if not np.all((t == 0) | (t == 1)) or not np.all(t.sum(axis=1) == 1):
             raise ValueError("one-hot labels must hold a single 1 in each row, else 0")
-        return t.argmax(axis=1)
+        return np.asarray(t.argmax(axis=1))
     if t.shape != (n,):
         raise ValueError(f"labels have shape {t.shape}, want {(n,)} or one-hot {(n, classes)}")
     if t.dtype.kind not in "iu":

@@ -35,13 +35,12 @@ class _Optimizer(Hyperparameters):
 
     _state_names: ClassVar[tuple[str, ...]] = ()
 
+    _rule: Callable[..., None]
+    """_rule(p, g, *state, cast=…) updates p and its state in place; cast rounds a coefficient."""
+
     def __init__(self) -> None:
         for name in self._state_names:
             setattr(self, name, {})
-
-    def _rule(self, p: Array, g: Array, *state: Array, cast: Callable[[float], Any]) -> None:
-        """Update `p` and its `state` in place; `cast` takes a coefficient to the dtype of `p`."""
-        raise NotImplementedError
 
     def update(self, params: MutableMapping[Any, Any], grads: Mapping[Any, Any]) -> None:
         """Take one step: change every parameter in place along its gradient.

@@ -163,6 +163,7 @@ cdef class Stepper:
         try:
             self.gather(params)
             self.check(as_dict("grads", grads), states)
+            self.check_numbers(params)
             self.check_overlaps()
             self.enter_new_states(states)
             with nogil:
@@ -226,6 +227,17 @@ cdef class Stepper:
             self.check_entry(&self.entries[kept], states)
             kept += 1
         self.n_entries = kept
+        return 0
+
+    cdef int check_numbers(self, params) except -1:
+        """Refuse a plain number in a mapping where it can't be replaced."""
+        cdef Py_ssize_t i
+        for i in range(self.n_entries):
+            if self.entries[i].is_number and not hasattr(params, "__setitem__"):
+                raise TypeError(
+                    f"parameter {<object> self.entries[i].key!r} is a plain number, which "
+                    f"can't be replaced in a {type(params).__name__}"
+                )
         return 0
 
     cdef int check_entry(self, Entry* entry, tuple states) except -1:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastopt import _layers
@@ -88,8 +89,8 @@ class Affine:
         TypeError
             W and b that are not of one dtype, float32 or float64; an x that is not real.
         """
-        self._shape = getattr(x, "shape", ())
         out, self._x = _layers.affine_forward(x, self.W, self.b)
+        self._shape = np.shape(x)
         return out
 
     def backward(self, dout: ArrayLike, out: tuple[Array, Array] | None = None) -> Array:
@@ -111,7 +112,7 @@ class Affine:
         dx, self.dW, self.db = _layers.affine_gradient(
             dout, self._x, self.W, self.b, *(out or (None, None))
         )
-        return dx.reshape(self._shape) if len(self._shape) > 2 else dx
+        return dx if len(self._shape) == 2 else dx.reshape(self._shape)
 
 
 class Relu:

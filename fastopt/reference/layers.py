@@ -29,7 +29,8 @@ def _as_real(name: str, x: ArrayLike) -> Array:
     x = np.asarray(x)
     if x.dtype.kind not in "fiub":
         raise TypeError(f"{name} must be real numbers, got dtype {x.dtype}")
-    return x if x.dtype in (np.float32, np.float64) else x.astype(np.float64)
+    dtype = x.dtype.type if x.dtype.type in (np.float32, np.float64) else np.float64
+    return x.astype(dtype, copy=False)
 
 
 def _as_dtype(name: str, x: ArrayLike, dtype: np.dtype[Any]) -> Array:
@@ -81,11 +82,11 @@ class Affine:
 
 def _weights(W: Array, b: Array) -> tuple[Array, Array]:
     for name, array, ndim in (("W", W, 2), ("b", b, 1)):
-        if not isinstance(array, np.ndarray) or array.dtype not in (np.float32, np.float64):
+        if not isinstance(array, np.ndarray) or array.dtype.type not in (np.float32, np.float64):
             raise TypeError(f"{name} must be a float32 or float64 array")
         if array.ndim != ndim:
             raise ValueError(f"{name} has shape {array.shape}, wants {ndim} dimensions")
-    if W.dtype != b.dtype:
+    if W.dtype.type is not b.dtype.type:
         raise TypeError(f"W is {W.dtype} but b is {b.dtype}")
     _require_shape("b", b.shape, W.shape[1:])
     return W, b

@@ -75,6 +75,9 @@ class _Optimizer(Hyperparameters):
                 raise KeyError(f"no gradient for parameter {key!r}")
             if grads[key] is not None:
                 p = _parameter(key, value)
+                if not isinstance(value, np.ndarray) and not hasattr(params, "__setitem__"):
+                    kind = type(params).__name__
+                    raise TypeError(f"number {key!r} can't be replaced in a {kind}")
                 g = _gradient(key, grads[key], p)
                 entries.append(_Entry(key, p, g, self._state_of(key, p)))
         return entries
@@ -90,7 +93,7 @@ class _Optimizer(Hyperparameters):
         for name, s in zip(self._state_names, arrays, strict=True):
             if not isinstance(s, np.ndarray):
                 raise TypeError(f"state {name}[{key!r}] must be an array, got {type(s).__name__}")
-            if s.shape != p.shape or s.dtype != p.dtype:
+            if s.shape != p.shape or s.dtype.type is not p.dtype.type:
                 raise ValueError(
                     f"state {name}[{key!r}] is {s.dtype}{s.shape}, the parameter {p.dtype}{p.shape}"
                 )
@@ -104,7 +107,7 @@ def _parameter(key: Any, value: Any) -> Array:
     if not is_array and not isinstance(value, (float, np.floating)):
         raise TypeError(f"parameter {key!r} must be a float array or float, got {value!r}")
     p = np.asarray(value) if is_array else np.array(value)
-    if p.dtype not in (np.float32, np.float64) or isinstance(value, np.ma.MaskedArray):
+    if p.dtype.type not in (np.float32, np.float64) or isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"parameter {key!r} must be float32 or float64, got {p.dtype}")
     if not p.flags.writeable:
         raise ValueError(f"parameter {key!r} is read-only")

@@ -1,0 +1,385 @@
+"""The layers against their twins, against central differences, and what they refuse."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from optimizer_table import every_dtype
+from test_optimizers import NoArithmetic
+
+import fastopt
+from fastopt import reference
+
+TOLERANCE = {"float32": 1e-5, "float64": 1e-12}  # relative to the largest entry
+
+both = pytest.mark.parametrize("package", [fastopt, reference], ids=["compiled", "twin"])
+
+
+def assert_close(got, want, dtype):
+    assert got.dtype == want.dtype == dtype
+    assert got.shape == want.shape
+    assert_allclose(got, want, rtol=0, atol=TOLERANCE[dtype] * (np.abs(want).max() or 1))
+
+
+def layouts(array):
+    """Return equal arrays in every layout that a caller may have."""
+    wide = np.zeros((array.shape[0] * 2, array.shape[1] * 3 + 1), array.dtype)
+    wide[::2, 1::3] = array
+    rows = np.zeros((array.shape[0], array.shape[1] + 5), array.dtype)
+    rows[:, 2:-3] = array
+    columns = np.zeros((array.shape[1], array.shape[0] + 5), array.dtype)
+    columns[:, 2:-3] = array.T
+    return {
+        "C": array.copy(),
+        "F": np.asfortranarray(array),
+        "strided": wide[::2, 1::3],
+        "rows cut": rows[:, 2:-3],
+        "columns cut": columns[:, 2:-3].T,
+        "backwards": np.ascontiguousarray(array[::-1, ::-1])[::-1, ::-1],
+        "byte-swapped": array.astype(array.dtype.newbyteorder()),
+        "read-only": np.broadcast_to(array, array.shape),
+    }
+
+
+LAYOUTS = list(layouts(np.ones((2, 2))))
+
+
+def affine_case(rng, n, d, m, dtype):
+    shapes = {"x": (n, d), "W": (d, m), "b": (m,), "dout": (n, m)}
+    return {name: rng.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
+
+
+def affine_results(package, x, W, b, dout):
+    layer = package.Affine(W, b)
+    out = layer.forward(x)
+    dx = layer.backward(dout)
+    return {"out": out, "dx": dx, "dW": layer.dW, "db": layer.db}
+
+
+@every_dtype
+@pytest.mark.parametrize("n", [1, 2, 3, 31, 128, 300])
+@pytest.mark.parametrize(("d", "m"), [(1, 1), (1, 7), (5, 1), (17, 33), (784, 10)])
+def test_affine_equals_twin(dtype, n, d, m):
+    case = affine_case(np.random.default_rng(n + d), n, d, m, dtype)
+    got, want = (affine_results(package, **case) for package in (fastopt, reference))
+    for name, array in want.items():
+        assert_close(got[name], array, dtype)
+        assert got[name].flags.c_contiguous
+
+
+@every_dtype
+@pytest.mark.parametrize("which", ["x", "W", "dout"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("n", [1, 6])
+def test_affine_takes_any_layout(dtype, which, layout, n):
+    case = affine_case(np.random.default_rng(7), n, 4, 5, dtype)
+    want = affine_results(reference, **case)
+    kept = {name: array.copy() for name, array in case.items()}
+    case[which] = layouts(case[which])[layout]
+    got = affine_results(fastopt, **case)
+    for name, array in want.items():
+        assert_close(got[name], array, dtype)
+    for name, array in kept.items():
+        assert_array_equal(case[name], array, err_msg=f"{name} was written")
+
+
+@both
+@pytest.mark.parametrize("shape", [(6, 12), (6, 3, 4), (6, 1, 3, 4), (6, 2, 3, 2, 1)])
+def test_affine_flattens_any_rank(package, shape):
+    rng = np.random.default_rng(2)
+    x, W, b = rng.standard_normal(shape), rng.standard_normal((12, 5)), rng.standard_normal(5)
+    for samples in (x, np.asfortranarray(x)):
+        layer = package.Affine(W, b)
+        assert_allclose(layer.forward(samples), x.reshape(6, 12) @ W + b, rtol=1e-13)
+        assert layer.backward(np.ones((6, 5))).shape == shape
+    column = package.Affine(np.array([[2.0]]), np.zeros(1))
+    assert_array_equal(column.forward(np.arange(3.0)), [[0.0], [2.0], [4.0]])
+    assert column.backward(np.ones((3, 1))).shape == (3,)
+
+
+@both
+@every_dtype
+@pytest.mark.parametrize("x_dtype", ["uint8", "int64", "float16", "float32", "float64", "bool"])
+def test_affine_casts_inputs_to_the_dtype_of_its_weights(package, dtype, x_dtype):
+    x = np.random.default_rng(0).integers(0, 2, (3, 4)).astype(x_dtype)
+    layer = package.Affine(np.ones((4, 2), dtype), np.ones(2, dtype))
+    assert layer.forward(x).dtype == dtype
+    assert layer.forward(x.tolist()).dtype == dtype
+    assert layer.backward(np.ones((3, 2), np.float16)).dtype == dtype
+
+
+@both
+def test_affine_writes_into_the_arrays_given(package):
+    case = affine_case(np.random.default_rng(3), 6, 4, 5, "float64")
+    layer = package.Affine(case["W"], case["b"])
+    layer.forward(case["x"])
+    layer.backward(case["dout"])
+    want = layer.dW, layer.db
+    out = np.full((4, 5), np.nan), np.full(5, np.nan)
+    layer.backward(case["dout"], out=out)
+    assert layer.dW is out[0]
+    assert layer.db is out[1]
+    assert_array_equal(out[0], want[0])
+    assert_array_equal(out[1], want[1])
+
+
+def test_affine_refuses_arrays_that_can_not_be_written():
+    layer = fastopt.Affine(np.ones((4, 5)), np.ones(5))
+    layer.forward(np.ones((6, 4)))
+    dout, db = np.ones((6, 5)), np.ones(5)
+    shared = np.ones(30)
+    for dW, exception, message in (
+        (np.ones((5, 4)), ValueError, r"dW has shape \(5, 4\), wants \(4, 5\)"),
+        (np.ones((4, 5), np.float32), TypeError, "float32"),
+        ([[0.0] * 5] * 4, TypeError, "list"),
+        (np.ones((5, 4)).T, ValueError, "C-contiguous"),
+        (layer.W, ValueError, "overlaps an input"),
+        (shared[:20].reshape(4, 5), ValueError, "overlaps an input"),
+    ):
+        with pytest.raises(exception, match=message):
+            layer.backward(shared.reshape(6, 5), out=(dW, db))
+    layer.backward(dout)
+
+
+@both
+def test_affine_reads_its_weights_at_each_call(package):
+    W, b = np.ones((2, 2)), np.zeros(2)
+    layer = package.Affine(W, b)
+    W *= 3
+    assert_array_equal(layer.forward(np.ones((1, 2))), [[6.0, 6.0]])
+    layer.W = np.zeros((2, 2))
+    assert_array_equal(layer.forward(np.ones((1, 2))), [[0.0, 0.0]])
+
+
+BAD_AFFINE = {
+    "no samples": (np.ones((4, 2)), np.ones(2), np.ones((0, 4)), ValueError, "no samples"),
+    "0-d x": (np.ones((1, 2)), np.ones(2), np.array(1.0), ValueError, "no samples"),
+    "too wide": (np.ones((4, 2)), np.ones(2), np.ones((3, 5)), ValueError, r"\(3, 5\).*\(N, 4\)"),
+    "one sample, flat": (np.ones((4, 2)), np.ones(2), np.ones(4), ValueError, r"\(4,\).*\(N, 4\)"),
+    "rank 3": (np.ones((4, 2)), np.ones(2), np.ones((3, 2, 3)), ValueError, r"\(N, 4\)"),
+    "complex x": (np.ones((4, 2)), np.ones(2), np.ones((3, 4), complex), TypeError, "complex"),
+    "strings": (np.ones((4, 2)), np.ones(2), np.full((3, 4), "a"), TypeError, "x must be real"),
+    "flat W": (np.ones(4), np.ones(2), np.ones((3, 4)), ValueError, "W has shape"),
+    "flat b": (np.ones((4, 2)), np.ones((1, 2)), np.ones((3, 4)), ValueError, "b has shape"),
+    "long b": (np.ones((4, 2)), np.ones(3), np.ones((3, 4)), ValueError, r"\(3,\), wants \(2,\)"),
+    "int W": (np.ones((4, 2), int), np.ones(2), np.ones((3, 4)), TypeError, "W .*"),
+    "list W": ([[1.0]], np.ones(1), np.ones((3, 1)), TypeError, "W must be"),
+    "mixed dtypes": (np.ones((4, 2)), np.ones(2, "f4"), np.ones((3, 4)), TypeError, "float32"),
+}
+
+
+@both
+@pytest.mark.parametrize("case", BAD_AFFINE)
+def test_affine_refuses(package, case):
+    W, b, x, exception, message = BAD_AFFINE[case]
+    with pytest.raises(exception, match=message):
+        package.Affine(W, b).forward(x)
+
+
+@both
+@pytest.mark.parametrize("shape", [(3, 3), (2, 2), (6,), (0, 2), (3, 2, 1)])
+def test_affine_backward_refuses_another_shape(package, shape):
+    layer = package.Affine(np.ones((4, 2)), np.ones(2))
+    layer.forward(np.ones((3, 4)))
+    with pytest.raises(ValueError, match="dout has shape"):
+        layer.backward(np.ones(shape))
+
+
+@both
+def test_backward_needs_a_forward(package):
+    for layer in (package.Affine(np.ones((2, 2)), np.ones(2)), package.Relu(), package.Sigmoid()):
+        with pytest.raises(RuntimeError, match=r"backward needs a forward"):
+            layer.backward(np.ones((1, 2)))
+    with pytest.raises(RuntimeError, match=r"SoftmaxWithLoss.backward needs a forward"):
+        package.SoftmaxWithLoss().backward()
+
+
+@every_dtype
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (17,), (5, 7), (2, 3, 4)])
+@pytest.mark.parametrize("name", ["Relu", "Sigmoid"])
+def test_activation_equals_twin(name, shape, dtype):
+    rng = np.random.default_rng(1)
+    x, dout = (np.asarray(rng.standard_normal(shape) * 20, dtype) for _ in range(2))
+    results = []
+    for package in (fastopt, reference):
+        layer = getattr(package, name)()
+        results += [layer.forward(x), layer.backward(dout)]
+    for got, want in zip(results[:2], results[2:], strict=True):
+        assert got.dtype == want.dtype == dtype
+        assert got.shape == want.shape == shape
+        if name == "Relu":
+            assert_array_equal(got, want)
+        elif got.size:
+            assert_close(got, want, dtype)
+
+
+@both
+@every_dtype
+def test_relu_of_special_values(package, dtype):
+    x = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0, -1.0, 1e-40], dtype)
+    layer = package.Relu()
+    assert_array_equal(layer.forward(x), np.array([np.nan, np.inf, 0, 0, 0, 1, 0, 1e-40], dtype))
+    assert_array_equal(layer.backward(np.full(8, np.nan, dtype)), np.where(x <= 0, 0, np.nan))
+
+
+@both
+@every_dtype
+def test_sigmoid_of_large_values_is_silent(package, dtype):
+    x = np.array([-np.inf, -1e4, -800.0, 0.0, 800.0, 1e4, np.inf, np.nan], dtype)
+    layer = package.Sigmoid()
+    assert_array_equal(layer.forward(x), np.array([0, 0, 0, 0.5, 1, 1, 1, np.nan], dtype))
+    assert_array_equal(layer.backward(np.ones(8, dtype)), [0, 0, 0, 0.25, 0, 0, 0, np.nan])
+
+
+@both
+@pytest.mark.parametrize("name", ["Relu", "Sigmoid"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_activation_takes_any_layout(package, name, layout):
+    x = np.random.default_rng(1).standard_normal((4, 3))
+    layer, plain = getattr(package, name)(), getattr(package, name)()
+    assert_array_equal(layer.forward(layouts(x)[layout]), plain.forward(x))
+    assert_array_equal(layer.backward(layouts(x)[layout]), plain.backward(x))
+
+
+@both
+@pytest.mark.parametrize("name", ["Relu", "Sigmoid"])
+def test_activation_of_other_dtypes(package, name):
+    layer = getattr(package, name)()
+    assert layer.forward(np.arange(-3, 3)).dtype == np.float64
+    assert layer.forward([[1, -1]]).shape == (1, 2)
+    with pytest.raises(TypeError, match="x must be real"):
+        layer.forward(np.ones(3, complex))
+    layer.forward(np.ones(3))
+    with pytest.raises(ValueError, match=r"dout has shape \(4,\), wants \(3,\)"):
+        layer.backward(np.ones(4))
+
+
+@both
+@pytest.mark.parametrize("name", ["Relu", "Sigmoid"])
+def test_output_is_the_callers_own(package, name):
+    layer, x = getattr(package, name)(), np.random.default_rng(1).standard_normal((4, 3))
+    first = layer.forward(x)
+    kept = first.copy()
+    want = layer.backward(np.ones((4, 3)))
+    first[...] = 7  # what the caller does with it does not reach backward
+    assert_array_equal(layer.backward(np.ones((4, 3))), want)
+    first[...] = kept
+    layer.forward(-x)
+    assert_array_equal(first, kept)
+
+
+def softmax_results(package, x, t, dout=1.0):
+    layer = package.SoftmaxWithLoss()
+    loss = layer.forward(x, t)
+    assert type(loss) is float
+    return loss, layer.y, layer.backward(dout)
+
+
+@every_dtype
+@pytest.mark.parametrize(("n", "classes"), [(1, 1), (1, 10), (7, 2), (128, 10), (33, 1000)])
+def test_softmax_loss_equals_twin(dtype, n, classes):
+    rng = np.random.default_rng(n)
+    x = (rng.standard_normal((n, classes)) * 5).astype(dtype)
+    t = rng.integers(0, classes, n)
+    want = softmax_results(reference, x, t)
+    one_hot = np.eye(classes)[t]
+    labels = [t, t.astype(np.uint16), t.tolist(), one_hot, one_hot.astype(bool), one_hot.astype("f4")]
+    for given in labels:
+        got = softmax_results(fastopt, x, given)
+        assert got[0] == pytest.approx(want[0], rel=TOLERANCE[dtype], abs=TOLERANCE[dtype])
+        assert_close(got[1], want[1], dtype)
+        assert_close(got[2], want[2], dtype)
+    assert_close(softmax_results(fastopt, x, t, 2.5)[2], want[2] * np.asarray(2.5, dtype), dtype)
+
+
+@both
+def test_softmax_loss_is_the_formula(package):
+    x, t = np.array([[1.0, 2.0, 4.0], [0.0, 0.0, 0.0]]), np.array([2, 0])
+    y = np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)
+    loss, got_y, dx = softmax_results(package, x, t)
+    assert loss == pytest.approx(-np.log(y[[0, 1], t] + 1e-7).mean(), rel=1e-14)
+    assert_allclose(got_y, y, rtol=1e-14)
+    assert_allclose(dx, (y - np.eye(3)[t]) / 2, rtol=1e-14)
+
+
+@both
+@every_dtype
+def test_softmax_of_large_scores_is_finite(package, dtype):
+    x = np.array([[1e4, -1e4, 0.0], [-1e30, -1e30, -1e30]], dtype)
+    loss, y, _ = softmax_results(package, x, [1, 0])
+    assert loss == pytest.approx((-np.log(1e-7) - np.log(1 / 3)) / 2, rel=1e-5)
+    assert_allclose(y, [[1, 0, 0], [1 / 3] * 3], rtol=1e-6)
+
+
+@both
+def test_softmax_row_with_nan_spoils_its_row_alone(package):
+    x = np.array([[1.0, np.nan], [np.inf, 0.0], [1.0, 1.0]])
+    loss, y, _ = softmax_results(package, x, [0, 0, 0])
+    assert np.isnan(loss)
+    assert_array_equal(np.isnan(y), [[True, True], [True, True], [False, False]])
+
+
+BAD_LABELS = {
+    "too large": (np.array([0, 3]), ValueError, "label 3 of sample 1 is outside 0 to 2"),
+    "negative": (np.array([-1, 0]), ValueError, "label -1 of sample 0"),
+    "huge": (np.array([0, 2**64 - 1], np.uint64), ValueError, "label 18446744073709551615"),
+    "too few": (np.array([0]), ValueError, r"labels have shape \(1,\), want \(2,\)"),
+    "a column": (np.array([[0], [1]]), ValueError, r"\(2, 1\)"),
+    "0-d": (1, ValueError, r"\(\)"),
+    "float": (np.array([0.0, 1.0]), TypeError, "float64"),
+    "bool": (np.array([True, False]), TypeError, "bool"),
+    "strings": (np.array(["a", "b"]), TypeError, "<U1"),
+    "two ones": (np.array([[1, 0, 0], [1, 0, 1]]), ValueError, "sample 1 must hold a single 1"),
+    "no one": (np.array([[0, 0, 0], [1, 0, 0]]), ValueError, "sample 0 must hold a single 1"),
+    "soft": (np.array([[0.5, 0.5, 0], [1, 0, 0]]), ValueError, "sample 0 must hold a single 1"),
+    "NaN": (np.array([[1, np.nan, 0], [1, 0, 0]]), ValueError, "sample 0 must hold a single 1"),
+    "minus one": (np.array([[1, 1, -1], [1, 0, 0]]), ValueError, "sample 0 must hold a single 1"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_LABELS)
+def test_bad_labels_are_refused(case):
+    t, exception, message = BAD_LABELS[case]
+    scores = np.ones((2, 3))
+    with pytest.raises(exception, match=message):
+        fastopt.SoftmaxWithLoss().forward(scores, t)
+    with pytest.raises(exception, match=message):
+        fastopt.layers.count_correct(scores, t)
+    with pytest.raises(exception):
+        reference.SoftmaxWithLoss().forward(scores, t)
+
+
+@both
+@pytest.mark.parametrize("shape", [(0, 3), (2, 0), (2,), (2, 3, 1)])
+def test_scores_of_another_shape_are_refused(package, shape):
+    with pytest.raises(ValueError, match=r"wants? \(N, C\)|no samples"):
+        package.SoftmaxWithLoss().forward(np.ones(shape), np.zeros(shape[:1], int))
+
+
+@every_dtype
+def test_count_correct_breaks_ties_as_numpy(dtype):
+    rng = np.random.default_rng(5)
+    scores = rng.integers(0, 3, (500, 4)).astype(dtype)
+    scores[rng.random((500, 4)) < 0.1] = np.nan
+    scores[rng.random((500, 4)) < 0.1] = -np.inf
+    t = rng.integers(0, 4, 500)
+    want = np.sum(scores.argmax(axis=1) == t)
+    assert fastopt.layers.count_correct(scores, t) == want
+    assert fastopt.layers.count_correct(scores[:, ::-1], 3 - t) == np.sum(
+        scores[:, ::-1].argmax(axis=1) == 3 - t
+    )
+    assert reference.layers.count_correct(scores, t) == want
+
+
+def test_the_compiled_path_is_taken():
+    def guarded(*shape):
+        return np.random.default_rng(0).standard_normal(shape).view(NoArithmetic)
+
+    affine = fastopt.Affine(guarded(4, 3), guarded(3))
+    affine.forward(guarded(2, 4))
+    affine.backward(guarded(2, 3))
+    for layer in (fastopt.Relu(), fastopt.Sigmoid()):
+        layer.forward(guarded(2, 3))
+        layer.backward(guarded(2, 3))
+    fastopt.SoftmaxWithLoss().forward(guarded(2, 3), [0, 1])
+    fastopt.layers.add_weight_decay(np.ones((4, 3)), guarded(4, 3), 0.1)
+    fastopt.layers.sum_of_squares(guarded(4, 3))

@@ -1,0 +1,106 @@
+"""The package as it is imported: its names, what it loads, what it tells of itself, its examples."""
+
+import doctest
+import importlib
+import importlib.machinery
+import inspect
+import re
+import subprocess
+import sys
+
+import pytest
+
+import fastopt
+from fastopt import reference
+
+PUBLIC = {
+    "SGD", "Momentum", "Nesterov", "AdaGrad", "RMSprop", "Adam",
+    "Affine", "Relu", "Sigmoid", "SoftmaxWithLoss", "MultiLayerNet", "TwoLayerNet",
+    "numerical_gradient", "show_config", "datasets", "plotting", "reference", "__version__",
+}  # fmt: skip
+
+
+def run(code):
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+
+
+def test_public_names():
+    assert set(fastopt.__all__) == set(dir(fastopt)) == PUBLIC
+    for name in PUBLIC:
+        assert getattr(fastopt, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'Adamm'"):
+        _ = fastopt.Adamm
+
+
+def test_twins_have_the_same_names_and_signatures():
+    assert set(reference.__all__) == {n for n in PUBLIC if n[0].isupper()} | {"numerical_gradient"}
+    for name in reference.__all__:
+        ours, twin = getattr(fastopt, name), getattr(reference, name)
+        assert inspect.signature(ours) == inspect.signature(twin)
+        if not inspect.isclass(ours):
+            continue
+        for method, function in inspect.getmembers(ours, inspect.isfunction):
+            if not method.startswith("_"):
+                want = inspect.signature(getattr(twin, method))
+                assert inspect.signature(function) == want, f"{name}.{method}"
+
+
+def test_import_loads_neither_scipy_nor_what_draws():
+    out = run("import sys, fastopt; fastopt.SGD(); print(*sys.modules)")
+    loaded = {module.split(".")[0] for module in out.split()}
+    assert not loaded & {"scipy", "matplotlib", "tqdm"}
+
+
+def test_fast_path_does_not_import_the_reference():
+    code = "import sys, fastopt; fastopt.MultiLayerNet(2, [2], 2); fastopt.datasets; print(*sys.modules)"
+    assert "fastopt.layers" in run(code)
+    assert "fastopt.reference" not in run(code)
+
+
+def test_twins_do_not_use_the_compiled_kernels():
+    code = "import fastopt.reference.optimizers as o, fastopt.reference.layers as l; print(*{*vars(o), *vars(l)})"
+    assert not {"_core", "_layers", "Stepper"} & set(run(code).split())
+
+
+@pytest.mark.parametrize("name", ["_core", "_kernels_baseline", "_layers"])
+def test_compiled_modules_are_compiled(name):
+    module = importlib.import_module(f"fastopt.{name}")
+    assert module.__file__.endswith(tuple(importlib.machinery.EXTENSION_SUFFIXES))
+
+
+def test_show_config(capsys):
+    config = fastopt.show_config(mode="dicts")
+    assert config["versions"]["fastopt"] == fastopt.__version__
+    assert config["kernels"]["variant"] in config["kernels"]["available"]
+    assert fastopt.show_config() is None
+    printed = capsys.readouterr().out
+    for value in (fastopt.__version__, config["kernels"]["compiler"], config["blas"]["name"]):
+        assert value in printed
+    with pytest.raises(ValueError, match="'json'"):
+        fastopt.show_config("json")
+
+
+def test_version_is_that_of_the_installed_package():
+    assert importlib.metadata.version("fastopt") == fastopt.__version__
+    assert re.fullmatch(r"\d+\.\d+\.\d+", fastopt.__version__)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["_net", "_numerical_gradient", "datasets._mnist", "layers", "optimizers", "plotting"],
+)
+def test_examples(name):
+    results = doctest.testmod(importlib.import_module(f"fastopt.{name}"))
+    assert results.failed == 0
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC - {"__version__"}))
+def test_public_names_are_documented(name):
+    thing = getattr(fastopt, name)
+    assert thing.__doc__
+    if inspect.isclass(thing):
+        for method, function in inspect.getmembers(thing, inspect.isfunction):
+            if not method.startswith("_"):
+                assert function.__doc__, f"{name}.{method}"

@@ -43,7 +43,7 @@ def numerical_gradient(f: Callable[[NDArray[Any]], float], x: NDArray[Any]) -> N
     >>> fastopt.numerical_gradient(lambda x: float(x @ x), np.array([3.0, 4.0])).round(6)
     array([6., 8.])
     """
-    if not isinstance(x, np.ndarray) or x.dtype not in (np.float32, np.float64):
+    if not isinstance(x, np.ndarray) or x.dtype.type not in (np.float32, np.float64):
         raise TypeError(f"x must be a float32 or float64 array, got {x!r}")
     grad = np.empty_like(x, subok=False)
     for index in np.ndindex(x.shape):

@@ -90,7 +90,7 @@ class Affine:
             W and b that are not of one dtype, float32 or float64; an x that is not real.
         """
         out, self._x = _layers.affine_forward(x, self.W, self.b)
-        self._shape = np.shape(x)
+        self._shape = x.shape if isinstance(x, np.ndarray) else np.shape(x)
         return out
 
     def backward(self, dout: ArrayLike, out: tuple[Array, Array] | None = None) -> Array:

@@ -1,0 +1,368 @@
+"""The command line: arguments in, the experiments run, a table and files out.
+
+Whatever can fail is checked before training starts. What the experiments compute and how the
+pictures look stands in `experiments` and `plotting`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import fastopt
+import fastopt.optimizers
+from fastopt.experiments import (
+    OPTIMIZERS,
+    Comparison,
+    compare_optimizers,
+    trajectory,
+    valley_optimizers,
+)
+from fastopt.plotting import FORMATS, plot_losses, plot_trajectories, replacing, save
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["main"]
+
+_CHOICES = fastopt.optimizers.__all__
+_INTERRUPTED = 130  # as a shell reports a program that Ctrl-C ended
+_MOST = 2**31 - 1
+
+
+class _RunError(Exception):
+    """What went wrong though the arguments were right, told in one line."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells what is wrong with the arguments in one line; the usage is there for --help."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, _line(self.prog, f"error: {message}"))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The arguments, by default those of the process.
+
+    Returns
+    -------
+    int
+        0, 1 after an error that is no argument's fault, 130 after Ctrl-C.
+
+    Raises
+    ------
+    SystemExit
+        With status 2 for a bad argument, and with 0 after --help and --version.
+    """
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.command is None:
+        parser.print_help()
+        return 0
+    prog = f"{parser.prog} {args.command}"
+    try:
+        args.run(args)
+    except KeyboardInterrupt:
+        sys.stderr.write(_line(prog, "interrupted"))
+        return _INTERRUPTED
+    except (_RunError, OSError, MemoryError) as error:
+        sys.stderr.write(_line(prog, f"error: {str(error) or type(error).__name__}"))
+        return 1
+    return 0
+
+
+def _line(prog: str, message: str) -> str:
+    return f"{prog}: {' '.join(message.split())}\n"
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="fastopt",
+        description="Compare the optimizers of fastopt, in pictures and numbers.",
+        allow_abbrev=False,
+    )
+    version = f"%(prog)s {fastopt.__version__}"
+    parser.add_argument("--version", action="version", version=version)
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
+    _add_compare(commands)
+    _add_trajectories(commands)
+    info = commands.add_parser("info", help="version, instruction sets, threads, BLAS, compiler")
+    info.set_defaults(run=lambda args: fastopt.show_config())
+    return parser
+
+
+def _add_compare(commands: Any) -> None:
+    parser = commands.add_parser(
+        "compare",
+        help="train a net on MNIST with each optimizer: a table and the loss curves",
+        description="Train a net on MNIST with each optimizer, all from the same weights and on "
+        "the same batches; print a table and draw the loss curves.",
+        allow_abbrev=False,
+    )
+    default = "(default: %(default)s)"
+    add = parser.add_argument
+    add(
+        "--iterations",
+        type=_positive,
+        default=2000,
+        metavar="N",
+        help=f"steps of each optimizer {default}",
+    )
+    add(
+        "--batch-size",
+        type=_positive,
+        default=128,
+        metavar="N",
+        help=f"images in a step {default}",
+    )
+    add(
+        "--hidden",
+        type=_sizes,
+        default="100,100,100,100",
+        metavar="N,N,...",
+        help=f'units of each hidden layer, "" for no such layer {default}',
+    )
+    add(
+        "--optimizers",
+        type=_optimizer_names,
+        default=",".join(OPTIMIZERS),
+        metavar="NAME,...",
+        help=f"of {', '.join(_CHOICES)} {default}",
+    )
+    add(
+        "--mnist",
+        type=_source,
+        default="sample",
+        metavar="SOURCE",
+        help="sample (6,000 images that come with fastopt), full (60,000, downloaded once) or a "
+        f"folder with the four files {default}",
+    )
+    add("--dtype", choices=("float32", "float64"), default="float32", help=f"of the nets {default}")
+    add("--seed", type=_seed, default=0, metavar="N", help=f"of weights and batches {default}")
+    _add_common(parser, "fastopt-compare.png")
+    parser.set_defaults(run=_compare)
+
+
+def _add_trajectories(commands: Any) -> None:
+    parser = commands.add_parser(
+        "trajectories",
+        help="draw the path of each optimizer down a two-variable valley",
+        description="Draw the path of each optimizer down the valley f(x, y) = x^2/20 + y^2.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--steps",
+        type=_positive,
+        default=30,
+        metavar="N",
+        help="of each path (default: %(default)s)",
+    )
+    _add_common(parser, "fastopt-trajectories.png")
+    parser.set_defaults(run=_trajectories)
+
+
+def _add_common(parser: argparse.ArgumentParser, output: str) -> None:
+    add = parser.add_argument
+    add(
+        "--output",
+        type=_picture,
+        default=output,
+        metavar="FILE",
+        help=f"the picture, as {', '.join(FORMATS)} (default: %(default)s)",
+    )
+    add("--history", type=_csv_file, metavar="FILE.csv", help="write the numbers of every step")
+    add("--reference", action="store_true", help="run the NumPy twins, not the compiled classes")
+
+
+def _positive(text: str) -> int:
+    return _whole_number(text, least=1)
+
+
+def _seed(text: str) -> int:
+    return _whole_number(text, least=0)
+
+
+def _whole_number(text: str, least: int) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = least - 1
+    if not least <= number <= _MOST:
+        raise argparse.ArgumentTypeError(
+            f"want a whole number from {least} to {_MOST}, got {text!r}"
+        )
+    return number
+
+
+def _sizes(text: str) -> list[int]:
+    return [_positive(size) for size in text.split(",")] if text else []
+
+
+def _optimizer_names(text: str) -> list[str]:
+    known = {name.lower(): name for name in _CHOICES}
+    wanted = [name.strip().lower() for name in text.split(",")]
+    for i, name in enumerate(wanted):
+        if name not in known:
+            choices = ", ".join(_CHOICES)
+            raise argparse.ArgumentTypeError(f"no optimizer {name!r}, choose from {choices}")
+        if name in wanted[:i]:
+            raise argparse.ArgumentTypeError(f"{known[name]} is listed twice")
+    return [known[name] for name in wanted]
+
+
+def _source(text: str) -> str:
+    if text not in {"sample", "full"} and not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"want sample, full or an existing folder, got {text!r}")
+    return text
+
+
+def _picture(text: str) -> Path:
+    return _writable(text, FORMATS)
+
+
+def _csv_file(text: str) -> Path:
+    return _writable(text, ("csv",))
+
+
+def _writable(text: str, suffixes: Sequence[str]) -> Path:
+    """Accept a file that can be written later, as far as that can be known now."""
+    path = Path(text)
+    if path.suffix[1:].lower() not in suffixes:
+        raise argparse.ArgumentTypeError(f"{text!r} must end in .{', .'.join(suffixes)}")
+    try:
+        if path.exists() and not path.is_file():
+            raise argparse.ArgumentTypeError(f"{text!r} is there and no file")
+        with tempfile.TemporaryDirectory(dir=path.resolve().parent):
+            pass
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"can't write {text!r}: {error.strerror}") from error
+    return path
+
+
+def _compare(args: argparse.Namespace) -> None:
+    _require_matplotlib()
+    data = _load_mnist(args.mnist)
+    with _progress_bar(args.iterations) as progress:
+        comparison = compare_optimizers(
+            data,
+            args.optimizers,
+            classes=_classes(args),
+            hidden_size_list=args.hidden,
+            iterations=args.iterations,
+            batch_size=args.batch_size,
+            dtype=args.dtype,
+            seed=args.seed,
+            progress=progress,
+        )
+    images, pixels = data[0][0].shape
+    net = "-".join(map(str, [pixels, *args.hidden, 10]))
+    print(_table(comparison))
+    print(
+        f"{args.iterations:,} steps of {args.batch_size:,} images, net {net}, {args.dtype}: "
+        f"{comparison.seconds:.1f} s\n"
+        "final loss: mean of the last 100 steps; ms per step: gradient and update, median"
+    )
+    losses = {name: training.losses for name, training in comparison.trainings.items()}
+    if args.history:
+        _write_history(args.history, losses, first_step=1)
+    title = f"Training loss on {images:,} MNIST images, batches of {args.batch_size:,}"
+    _save_picture(plot_losses(losses, title), args.output)
+
+
+def _trajectories(args: argparse.Namespace) -> None:
+    _require_matplotlib()
+    optimizers = valley_optimizers(_classes(args))
+    paths = {name: trajectory(opt, steps=args.steps) for name, opt in optimizers.items()}
+    if args.history:
+        columns = {
+            f"{name}_{axis}": path[:, i].tolist()
+            for name, path in paths.items()
+            for i, axis in enumerate("xy")
+        }
+        _write_history(args.history, columns, first_step=0)
+    learning_rates = {name: optimizer.lr for name, optimizer in optimizers.items()}
+    _save_picture(plot_trajectories(paths, learning_rates), args.output)
+
+
+def _require_matplotlib() -> None:
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise _RunError('pictures need matplotlib: pip install "fastopt[cli]"') from error
+
+
+def _load_mnist(source: str) -> Any:
+    from fastopt.datasets import load_mnist
+
+    try:
+        return load_mnist(source=source)
+    except (OSError, ValueError) as error:
+        raise _RunError(str(error)) from error
+
+
+def _classes(args: argparse.Namespace) -> ModuleType:
+    return fastopt.reference if args.reference else fastopt
+
+
+@contextmanager
+def _progress_bar(iterations: int) -> Iterator[Callable[[Mapping[str, float]], None] | None]:
+    """Yield what shows each iteration's losses on a terminal; None where none is looking."""
+    if not sys.stderr.isatty() or find_spec("tqdm") is None:
+        yield None
+        return
+    from tqdm import tqdm
+
+    smoothed: dict[str, float] = {}
+
+    def show(losses: Mapping[str, float]) -> None:
+        for name, loss in losses.items():
+            before = smoothed.get(name, loss)
+            smoothed[name] = before + 0.05 * (loss - before)
+        text = "  ".join(f"{name} {loss:.3f}" for name, loss in smoothed.items())
+        bar.set_postfix_str(text, refresh=False)
+        bar.update()
+
+    layout = "{percentage:3.0f}% {bar:10} {remaining} left{postfix}"
+    with tqdm(
+        total=iterations, bar_format=layout, smoothing=0.05, dynamic_ncols=True, leave=False
+    ) as bar:
+        yield show
+
+
+def _table(comparison: Comparison) -> str:
+    rows = [("optimizer", "final loss", "test accuracy", "ms per step")]
+    for name, training in comparison.trainings.items():
+        loss, accuracy = f"{training.final_loss:#.3g}", f"{training.test_accuracy:.4f}"
+        rows.append((name, loss, accuracy, f"{training.ms_per_step:.3f}"))
+    first, *others = ([len(cell) for cell in column] for column in zip(*rows, strict=True))
+    return "\n".join(
+        "  ".join([row[0].ljust(max(first)), *map(str.rjust, row[1:], map(max, others))])
+        for row in rows
+    )
+
+
+def _write_history(path: Path, columns: Mapping[str, Sequence[float]], first_step: int) -> None:
+    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["step", *columns])
+        rows = zip(*columns.values(), strict=True)
+        writer.writerows([step, *row] for step, row in enumerate(rows, first_step))
+    print(f"history: {path}")
+
+
+def _save_picture(figure: Figure, path: Path) -> None:
+    save(figure, path)
+    print(f"picture: {path}")

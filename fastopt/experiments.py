@@ -1,0 +1,221 @@
+"""The two experiments: the optimizers side by side in a two-variable valley and on digits.
+
+Plain functions of classes and data. Loading data, printing and drawing belong elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+from time import perf_counter
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+import fastopt
+
+__all__ = [
+    "OPTIMIZERS",
+    "Comparison",
+    "Training",
+    "compare_optimizers",
+    "trajectory",
+    "valley",
+    "valley_gradient",
+    "valley_optimizers",
+]
+
+Array = NDArray[Any]
+Data = tuple[tuple[ArrayLike, ArrayLike], tuple[ArrayLike, ArrayLike]]
+
+OPTIMIZERS = ("SGD", "Momentum", "AdaGrad", "Adam", "RMSprop")
+"""Who takes part in both experiments unless told otherwise."""
+
+_FINAL_STEPS = 100  # one batch's loss is too noisy to be called final
+
+
+def valley(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return f(x, y) = x²/20 + y², steep across and nearly flat along; its minimum is at (0, 0)."""
+    return x * x / 20 + y * y
+
+
+def valley_gradient(x: float, y: float) -> dict[str, float]:
+    """Return the gradient of `valley`, (x/10, 2y), under the keys 'x' and 'y'."""
+    return {"x": x / 10, "y": 2 * y}
+
+
+def valley_optimizers(classes: ModuleType = fastopt) -> dict[str, Any]:
+    """Return the optimizers by name, each new and with the learning rate that suits the valley.
+
+    Parameters
+    ----------
+    classes : module
+        `fastopt`, or `fastopt.reference` for the NumPy twins.
+    """
+    return {
+        "SGD": classes.SGD(lr=0.95),
+        "Momentum": classes.Momentum(lr=0.1),
+        "AdaGrad": classes.AdaGrad(lr=1.5),
+        "Adam": classes.Adam(lr=0.3),
+        "RMSprop": classes.RMSprop(),
+    }
+
+
+def trajectory(
+    optimizer: Any, start: tuple[float, float] = (-7.0, 2.0), steps: int = 30
+) -> NDArray[np.float64]:
+    """Return the path of an optimizer down the valley.
+
+    Parameters
+    ----------
+    optimizer : object with ``update(params, grads)``
+        New, or the path continues with its state; the parameters it gets are Python floats.
+    start : (float, float)
+        Where the path begins, (x, y).
+    steps : int
+        How many updates, ≥ 0.
+
+    Returns
+    -------
+    float64 array (steps + 1, 2)
+        The points (x, y); the first is `start`.
+
+    Examples
+    --------
+    >>> trajectory(fastopt.SGD(lr=0.5), start=(-10.0, 2.0), steps=1).tolist()
+    [[-10.0, 2.0], [-9.5, 0.0]]
+    """
+    position = {"x": float(start[0]), "y": float(start[1])}
+    path = [tuple(position.values())]
+    for _ in range(steps):
+        optimizer.update(position, valley_gradient(**position))
+        path.append(tuple(position.values()))
+    return np.array(path)
+
+
+@dataclass(frozen=True)
+class Training:
+    """How one optimizer did.
+
+    Attributes
+    ----------
+    losses : list of float
+        For each step the loss on its batch, after the update; NaN where training diverged.
+    test_accuracy : float
+        Share of the test images that are recognized at the end, from 0 to 1.
+    ms_per_step : float
+        Median time of gradient and update, in milliseconds; the loss after it is not counted.
+    """
+
+    losses: list[float]
+    test_accuracy: float
+    ms_per_step: float
+
+    @property
+    def final_loss(self) -> float:
+        """Mean loss of the last 100 steps, or of all if there are fewer."""
+        return fmean(self.losses[-_FINAL_STEPS:])
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare_optimizers` returns: a training by optimizer, and the seconds for all."""
+
+    trainings: dict[str, Training]
+    seconds: float
+
+
+def compare_optimizers(
+    data: Data,
+    optimizers: Sequence[str] = OPTIMIZERS,
+    *,
+    classes: ModuleType = fastopt,
+    hidden_size_list: Sequence[int] = (100, 100, 100, 100),
+    iterations: int = 2000,
+    batch_size: int = 128,
+    dtype: DTypeLike = np.float32,
+    seed: int = 0,
+    progress: Callable[[Mapping[str, float]], None] | None = None,
+) -> Comparison:
+    """Train one net with each optimizer, all from the same weights and on the same batches.
+
+    Parameters
+    ----------
+    data : ((x_train, t_train), (x_test, t_test))
+        As `fastopt.datasets.load_mnist` returns it: samples (N, …), class numbers (N,) from 0.
+    optimizers : sequence of str
+        Names of classes in `classes`; each is used with its defaults.
+    classes : module
+        `fastopt`, or `fastopt.reference` for the NumPy twins.
+    hidden_size_list : sequence of int
+        Units of each hidden layer; relu between, He initialization.
+    iterations : int
+        Steps of each optimizer, ≥ 1.
+    batch_size : int
+        Samples in a step, ≥ 1, drawn with replacement.
+    dtype : {float32, float64}
+        Of the nets; the samples are converted to it once, before training.
+    seed : int
+        Of the initial weights and of the batches, ≥ 0.
+    progress : callable, optional
+        Called after every iteration with the losses on its batch, by optimizer.
+
+    Raises
+    ------
+    ValueError
+        `iterations` is below 1, or the data don't fit a net.
+
+    Examples
+    --------
+    >>> from fastopt.datasets import load_mnist
+    >>> comparison = compare_optimizers(load_mnist(), ["SGD", "Adam"], iterations=50)
+    >>> trainings = comparison.trainings
+    >>> trainings["Adam"].final_loss < trainings["SGD"].final_loss
+    True
+    """
+    if iterations < 1:
+        raise ValueError(f"iterations must be at least 1, got {iterations}")
+    begin = perf_counter()
+    x_train, x_test = (np.asarray(x, dtype) for x, _ in data)
+    t_train, t_test = (np.asarray(t) for _, t in data)
+    sizes = (x_train[0].size, hidden_size_list, 1 + int(max(t_train.max(), t_test.max())))
+    runs = {
+        name: _Run(classes.MultiLayerNet(*sizes, dtype=dtype, rng=seed), getattr(classes, name)())
+        for name in optimizers
+    }
+    rng = np.random.default_rng([seed, 1])  # a stream of its own: the weights come from [seed]
+    with np.errstate(all="ignore"):  # a training that diverges is a result
+        for _ in range(iterations):
+            batch = rng.choice(len(x_train), batch_size)
+            x, t = x_train[batch], t_train[batch]
+            losses = {name: run.step(x, t) for name, run in runs.items()}
+            if progress is not None:
+                progress(losses)
+        trainings = {name: run.result(x_test, t_test) for name, run in runs.items()}
+    return Comparison(trainings, perf_counter() - begin)
+
+
+class _Run:
+    """One net with its optimizer, and the notes taken while it trains."""
+
+    def __init__(self, net: Any, optimizer: Any) -> None:
+        self._net, self._optimizer = net, optimizer
+        self._grads: dict[str, Array] | None = None
+        self._losses: list[float] = []
+        self._seconds: list[float] = []
+
+    def step(self, x: Array, t: Array) -> float:
+        """Train on one batch and return the loss that is left on it."""
+        begin = perf_counter()
+        self._grads = self._net.gradient(x, t, out=self._grads)
+        self._optimizer.update(self._net.params, self._grads)
+        self._seconds.append(perf_counter() - begin)
+        self._losses.append(self._net.loss(x, t))
+        return self._losses[-1]
+
+    def result(self, x_test: Array, t_test: Array) -> Training:
+        accuracy = self._net.accuracy(x_test, t_test)
+        return Training(self._losses, accuracy, 1e3 * median(self._seconds))

@@ -1,0 +1,337 @@
+"""Pictures of the two experiments, and writing a file whole or not at all.
+
+matplotlib is imported only when something is drawn, and pyplot never: no display is needed and
+nothing stays behind in its global state. How the numbers come about belongs to `experiments`.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastopt.experiments import valley
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["FORMATS", "plot_losses", "plot_trajectories", "replacing", "save", "smooth_curve"]
+
+Array = NDArray[np.float64]
+
+FORMATS = ("png", "jpg", "jpeg", "webp", "tif", "tiff", "svg", "pdf")
+"""Suffixes of a picture: what matplotlib writes without help and with the faint lines faint."""
+
+_DPI = 150
+_LOOKS = {
+    "font.size": 15,  # points at 10 in of width: legible from the last row
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.constrained_layout.w_pad": 0.1,
+    "figure.constrained_layout.h_pad": 0.1,
+}
+_SMALLEST_LOSS = 1e-6  # below it, the 1e-7 inside the loss's logarithm is all one sees
+
+
+class _Style(NamedTuple):
+    color: str
+    dashes: str | tuple[float, tuple[float, ...]]
+    marker: str
+
+
+# Colours by Okabe and Ito (2008), which the colour-blind can tell apart; dashes and markers say the
+# same once more, for grey.
+_STYLES = {
+    "SGD": _Style("#000000", "-", "o"),
+    "Momentum": _Style("#0072B2", (0, (5, 1.2)), "s"),
+    "Nesterov": _Style("#56B4E9", "-", "P"),
+    "AdaGrad": _Style("#009E73", "-", "^"),
+    "RMSprop": _Style("#CC79A7", (0, (1.5, 0.8)), "v"),
+    "Adam": _Style("#D55E00", (0, (6, 1, 1.5, 1)), "D"),
+}
+_OTHER_STYLE = _Style("#E69F00", "-", "X")
+
+
+def smooth_curve(x: ArrayLike) -> Array:
+    """Return a noisy curve smoothed by a Kaiser window of length 11 and beta 2.
+
+    Each value becomes the weighted mean of itself and five neighbours on either side. At the ends
+    the curve is continued by its mirror image: about the first value on the left, about the edge
+    behind the last value on the right, so that this one counts twice.
+
+    Parameters
+    ----------
+    x : array (N,)
+        Equally spaced values, such as the losses of a training; any N, even 0.
+
+    Returns
+    -------
+    float64 array (N,)
+        NaN wherever a NaN comes within five steps.
+
+    Raises
+    ------
+    ValueError
+        `x` has another number of dimensions than one.
+    """
+    x = np.asarray(x, np.float64)
+    if x.ndim != 1:
+        raise ValueError(f"x has shape {x.shape}, wants one dimension")
+    if x.size == 0:
+        return x.copy()
+    window = np.kaiser(11, 2)
+    continued = np.pad(np.pad(x, (5, 0), "reflect"), (0, 5), "symmetric")
+    return np.convolve(continued, window / window.sum(), "valid")
+
+
+def plot_losses(
+    losses: Mapping[str, Sequence[float]], title: str = "Training loss by optimizer"
+) -> Figure:
+    """Draw the loss curves of several optimizers.
+
+    The strong line is the trend, a mean over some hundred steps; the faint one behind it is
+    `smooth_curve`. The loss axis is logarithmic where the trends span more than a decade, and
+    leaves out a spike in the first hundredth of the steps.
+
+    Parameters
+    ----------
+    losses : mapping of str to sequence of float
+        For each optimizer the loss after step 1, 2, …, at least one; NaN leaves a gap.
+    title : str
+        Above the axes.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        10 in × 5.8 in, for `save`; it belongs to no window.
+    """
+    trends = {name: _trend(np.asarray(x, np.float64)) for name, x in losses.items()}
+    with _figure(10, 5.8) as figure:
+        axes = figure.add_subplot()
+        axes.set(title=title, xlabel="step", ylabel="loss on the batch")
+        for i, (name, trend) in enumerate(trends.items()):
+            _draw_loss(axes, name, smooth_curve(losses[name]), trend, i / len(trends))
+        _scale_steps(axes, max(map(len, trends.values())))
+        _scale_losses(axes, trends.values())
+        _label_ends(axes, trends)
+    return figure
+
+
+def _draw_loss(axes: Axes, name: str, smoothed: Array, trend: Array, stagger: float) -> None:
+    color, dashes, marker = _STYLES.get(name, _OTHER_STYLE)
+    steps = np.arange(1, len(trend) + 1)
+    apart = max(1, len(trend) // 8)
+    axes.plot(steps, smoothed, color=color, linewidth=0.8, alpha=0.3)
+    axes.plot(
+        steps,
+        trend,
+        label=name,
+        color=color,
+        linestyle=dashes,
+        linewidth=2.6,
+        marker=marker,
+        markersize=9,
+        markeredgecolor="white",
+        markevery=(int(stagger * apart), apart),  # markers of close curves must not coincide
+    )
+
+
+def _trend(x: Array) -> Array:
+    """Return the course of a curve over some hundred steps, a Hann-weighted mean of neighbours.
+
+    The window opens from one value at the start, where a loss falls too steeply to be averaged.
+    """
+    half = min(max(5, len(x) // 20), 100)
+    continued = np.pad(x, (0, half), "symmetric")
+    trend = np.empty_like(x)
+    for i in range(len(x)):
+        reach = min(half, i)
+        window = np.hanning(2 * reach + 3)[1:-1]
+        trend[i] = window @ continued[i - reach : i + reach + 1] / window.sum()
+    return trend
+
+
+def _scale_steps(axes: Axes, steps: int) -> None:
+    from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+
+    margin = 0.5 + 0.02 * steps
+    axes.set_xlim(1 - margin, steps + margin)
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+
+
+def _scale_losses(axes: Axes, trends: Iterable[Array]) -> None:
+    """Make the loss axis logarithmic where that shows more, with the ticks written as numbers."""
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
+    axes.grid(axis="y", color="0.9")
+    values = np.concatenate([trend[len(trend) // 100 :] for trend in trends])
+    values = values[np.isfinite(values)]
+    if values.size == 0 or values.max() < 10 * values.min():
+        return
+    low, high = max(values.min(), _SMALLEST_LOSS), values.max()
+    subs = (1, 2, 5) if high < 5000 * low else (1,)
+    axes.set_yscale("log")
+    axes.set_ylim(low / 1.5, high * 1.5)
+    axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=20))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+
+
+def _label_ends(axes: Axes, curves: Mapping[str, Array]) -> None:
+    """Write each name beside the end of its curve, moved apart where ends are close."""
+    to_fraction = axes.transScale + axes.transLimits
+    ends = []
+    for name, curve in curves.items():
+        seen = np.flatnonzero(np.isfinite(curve))
+        last, value = (seen[-1], curve[seen[-1]]) if seen.size else (len(curve) - 1, np.inf)
+        end = (last + 1, np.clip(value, *axes.get_ylim()))
+        height = to_fraction.transform(end)[1]
+        ends.append((height, end, name if np.isfinite(curve[-1]) else f"{name} (NaN)"))
+    ends.sort()
+    heights = _apart([height for height, _, _ in ends], gap=0.07)
+    line = {"arrowstyle": "-", "color": "0.5", "shrinkA": 0, "shrinkB": 2, "relpos": (0, 0.5)}
+    for height, (_, end, name) in zip(heights, ends, strict=True):
+        axes.annotate(
+            name,
+            end,
+            (1.03, height),
+            textcoords="axes fraction",
+            verticalalignment="center",
+            arrowprops=line,
+            annotation_clip=False,
+        )
+
+
+def _apart(heights: Sequence[float], gap: float) -> list[float]:
+    """Return ascending heights spread to at least `gap` from each other, up as much as down."""
+    up = accumulate(heights, lambda below, height: max(height, below + gap))
+    down = accumulate(reversed(heights), lambda above, height: min(height, above - gap))
+    return [(a + b) / 2 for a, b in zip(up, reversed(list(down)), strict=True)]
+
+
+def plot_trajectories(
+    paths: Mapping[str, ArrayLike], learning_rates: Mapping[str, float] | None = None
+) -> Figure:
+    """Draw the paths of several optimizers down the valley, a panel for each.
+
+    All panels show the same region, with one scale for x and y, so that a step along the gradient
+    is seen to be at right angles to the contour line.
+
+    Parameters
+    ----------
+    paths : mapping of str to array (steps + 1, 2)
+        For each optimizer its points (x, y) from the start on, as `experiments.trajectory` returns
+        them.
+    learning_rates : mapping of str to float, optional
+        Written beside the names.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        12 in wide, three panels to a row, for `save`; it belongs to no window.
+    """
+    points = {name: np.asarray(path, np.float64) for name, path in paths.items()}
+    rows = len(points) // 3 + 1  # the last place is the legend's
+    x, y = _region(points.values())
+    with _figure(12, 0.9 + 2.7 * rows) as figure:
+        panels = figure.subplots(rows, 3, sharex=True, sharey=True, squeeze=False).ravel()
+        for panel, (name, path) in zip(panels, points.items(), strict=False):
+            _draw_trajectory(panel, name, path, x, y)
+            rate = (learning_rates or {}).get(name)
+            panel.set_title(name if rate is None else f"{name}, lr = {rate:g}")
+            panel.set(xlabel="x", ylabel="y")
+            panel.label_outer()
+        for panel in panels[max(0, len(points) - 3) : len(points)]:  # the lowest of their column
+            panel.xaxis.set_tick_params(labelbottom=True)
+        for panel in panels[len(points) :]:
+            panel.set_axis_off()
+        panels[-1].legend(*panels[0].get_legend_handles_labels(), loc="center", frameon=False)
+        figure.suptitle("Down the valley $f(x, y) = x^2/20 + y^2$")
+    return figure
+
+
+def _region(paths: Iterable[Array]) -> tuple[Array, Array]:
+    """Return coordinates x and y of a grid that holds all paths and the minimum, with a margin."""
+    points = np.concatenate([[[0.0, 0.0]], *paths])
+    points = points[np.isfinite(points).all(axis=1)]
+    (left, _), (right, _) = points.min(axis=0), points.max(axis=0)
+    top = np.abs(points[:, 1]).max()
+    margin = 0.1 * (right - left) + 0.1
+    x = np.linspace(left - margin, right + margin, 300)
+    y = np.linspace(-top - margin, top + margin, 300)
+    return x, y
+
+
+def _draw_trajectory(axes: Axes, name: str, path: Array, x: Array, y: Array) -> None:
+    heights = valley(x, y[:, None])
+    levels = heights.max() * np.linspace(0, 1, 12)[1:-1] ** 2  # lines equally far apart
+    axes.contour(x, y, heights, levels, colors="0.8", linewidths=1)
+    color = _STYLES.get(name, _OTHER_STYLE).color
+    axes.plot(
+        *path.T, "o-", color=color, markersize=4.5, linewidth=1.8, label="path, a dot per step"
+    )
+    axes.plot(*path[0], "ks", markersize=10, label="start")
+    axes.plot(0, 0, "*", color="#E69F00", markeredgecolor="k", markersize=18, label="minimum")
+    axes.set_aspect("equal")
+
+
+@contextmanager
+def _figure(width: float, height: float) -> Iterator[Figure]:
+    """Yield an empty figure of so many inches to draw on, in this package's looks."""
+    from matplotlib.figure import Figure
+
+    with _looks():
+        yield Figure((width, height), layout="constrained")
+
+
+@contextmanager
+def _looks() -> Iterator[None]:
+    """Set fonts and frames for a slide, whatever the user's own settings, and put these back."""
+    from matplotlib import style
+
+    with style.context(["default", _LOOKS]):
+        yield
+
+
+def save(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Write a figure to a file, at 150 dots per inch; the suffix says the format.
+
+    Parameters
+    ----------
+    figure : matplotlib.figure.Figure
+    path : path
+        Ends in one of `FORMATS`. The file appears whole or not at all; one that was there stays as
+        it is until then.
+
+    Raises
+    ------
+    ValueError
+        A suffix that matplotlib doesn't know.
+    OSError
+        The folder isn't there or can't be written to.
+    """
+    with replacing(path) as part, _looks():
+        figure.savefig(part, dpi=_DPI, format=Path(path).suffix[1:])
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a path to write to; what stands there at the end of the block moves to `path`.
+
+    Until then nothing changes at `path`, and after an exception, Ctrl-C included, nothing is left.
+    """
+    target = Path(path).resolve()  # through a symbolic link to the file behind it
+    # A folder of its own, not a file by tempfile: that would keep its permissions, owner only
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fastopt-") as folder:
+        part = Path(folder) / target.name
+        yield part
+        part.replace(target)

@@ -1,0 +1,333 @@
+"""The command line: exit statuses, what it prints, the files it leaves and those it doesn't."""
+
+import csv
+import io
+import subprocess
+import sys
+import time
+
+import pytest
+from matplotlib.image import imread
+
+import fastopt
+from fastopt import _cli, experiments, reference
+from fastopt.datasets import load_mnist
+
+QUICK = ["--iterations", "3", "--batch-size", "8", "--hidden", "5", "--optimizers", "sgd,ADAM"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """Run every test in an empty folder, where default outputs land."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*argv):
+    try:
+        return _cli.main(argv)
+    except SystemExit as end:
+        return end.code
+
+
+def read_csv(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    return header, [[float(value) for value in row] for row in rows]
+
+
+def one_line(text, start):
+    assert text.startswith(start)
+    assert text.endswith("\n")
+    assert text.count("\n") == 1
+    return text
+
+
+def comparison(classes=fastopt, **options):
+    options = {"hidden_size_list": [5], "iterations": 3, "batch_size": 8} | options
+    return experiments.compare_optimizers(load_mnist(), ["SGD", "Adam"], classes=classes, **options)
+
+
+class TestCompare:
+    def test_prints_a_table_and_draws(self, folder, capsys):
+        assert run("compare", *QUICK) == 0
+        out, err = capsys.readouterr()
+        lines = out.splitlines()
+        assert lines[0].split("  ") == ["optimizer", "final loss", "test accuracy", "ms per step"]
+        assert [line.split()[0] for line in lines[1:3]] == ["SGD", "Adam"]
+        assert {len(line) for line in lines[:3]} == {len(lines[0])}
+        for line, training in zip(lines[1:3], comparison().trainings.values(), strict=True):
+            _, loss, accuracy, ms = line.split()
+            assert float(loss) == pytest.approx(training.final_loss, rel=0.005)
+            assert float(accuracy) == pytest.approx(training.test_accuracy, abs=5e-5)
+            assert float(ms) > 0
+        assert "3 steps of 8 images, net 784-5-10, float32: " in lines[3]
+        assert lines[-1] == "picture: fastopt-compare.png"
+        assert err == ""
+        assert [path.name for path in folder.iterdir()] == ["fastopt-compare.png"]
+        assert imread("fastopt-compare.png").shape[:2] == (870, 1500)
+
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    @pytest.mark.parametrize("classes", [fastopt, reference], ids=["compiled", "reference"])
+    def test_history_holds_the_losses(self, dtype, classes, folder, capsys):
+        extra = ["--reference"] if classes is reference else []
+        options = ["--dtype", dtype, "--seed", "7", "--history", "a.csv"]
+        assert run("compare", *QUICK, *options, *extra) == 0
+        header, rows = read_csv(folder / "a.csv")
+        trainings = comparison(classes, dtype=dtype, seed=7).trainings
+        assert header == ["step", "SGD", "Adam"]
+        assert [row[0] for row in rows] == [1, 2, 3]
+        assert [row[1] for row in rows] == trainings["SGD"].losses
+        assert [row[2] for row in rows] == trainings["Adam"].losses
+        assert "history: a.csv\n" in capsys.readouterr().out
+
+    def test_output_is_replaced(self, folder):
+        (folder / "a.svg").write_text("old")
+        assert run("compare", *QUICK, "--output", "a.svg") == 0
+        assert "<svg" in (folder / "a.svg").read_text(encoding="utf-8")
+
+    def test_no_hidden_layer(self, capsys):
+        assert run("compare", *QUICK, "--hidden", "") == 0
+        assert "net 784-10," in capsys.readouterr().out
+
+    def test_defaults_are_the_experiment(self, monkeypatch):
+        seen = {}
+
+        def note(data, optimizers, **options):
+            seen.update(options, images=len(data[0][0]), optimizers=optimizers)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(_cli, "compare_optimizers", note)
+        assert run("compare") == 130
+        assert seen == {
+            "images": 6000,
+            "optimizers": ["SGD", "Momentum", "AdaGrad", "Adam", "RMSprop"],
+            "classes": fastopt,
+            "hidden_size_list": [100, 100, 100, 100],
+            "iterations": 2000,
+            "batch_size": 128,
+            "dtype": "float32",
+            "seed": 0,
+            "progress": None,
+        }
+
+
+class TestTrajectories:
+    def test_draws(self, folder, capsys):
+        assert run("trajectories") == 0
+        assert capsys.readouterr() == ("picture: fastopt-trajectories.png\n", "")
+        assert imread("fastopt-trajectories.png").shape[:2] == (945, 1800)
+        assert len(list(folder.iterdir())) == 1
+
+    @pytest.mark.parametrize("extra", [[], ["--reference"]])
+    def test_history_holds_the_paths(self, extra, folder):
+        options = ["--steps", "7", "--history", "a.csv", "--output", "a.png"]
+        assert run("trajectories", *options, *extra) == 0
+        header, rows = read_csv(folder / "a.csv")
+        names = list(experiments.OPTIMIZERS)
+        assert header == ["step", *(f"{name}_{axis}" for name in names for axis in "xy")]
+        assert [row[0] for row in rows] == list(range(8))
+        for i, optimizer in enumerate(experiments.valley_optimizers().values()):
+            path = experiments.trajectory(optimizer, steps=7)
+            assert [row[1 + 2 * i : 3 + 2 * i] for row in rows] == path.tolist()
+
+
+class TestOthers:
+    def test_alone_prints_help(self, capsys):
+        assert run() == 0
+        out = capsys.readouterr().out
+        assert all(command in out for command in ("compare", "trajectories", "info"))
+
+    @pytest.mark.parametrize("command", [[], ["compare"], ["trajectories"], ["info"]])
+    def test_help(self, command, capsys):
+        assert run(*command, "--help") == 0
+        assert capsys.readouterr().out.startswith("usage: " + " ".join(["fastopt", *command]))
+
+    def test_version(self, capsys):
+        assert run("--version") == 0
+        assert capsys.readouterr().out == f"fastopt {fastopt.__version__}\n"
+
+    def test_info_is_show_config(self, capsys):
+        fastopt.show_config()
+        expected = capsys.readouterr().out
+        assert run("info") == 0
+        assert capsys.readouterr().out == expected
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["nothing"], "nothing"),
+        (["--nothing"], "--nothing"),
+        (["compare", "--nothing"], "--nothing"),
+        (["compare", "--iter", "3"], "--iter"),
+        (["compare", "--iterations", "0"], "--iterations"),
+        (["compare", "--iterations", "1.5"], "--iterations"),
+        (["compare", "--iterations"], "--iterations"),
+        (["compare", "--batch-size", "-1"], "--batch-size"),
+        (["compare", "--batch-size", "9" * 30], "--batch-size"),
+        (["compare", "--hidden", "100,"], "--hidden"),
+        (["compare", "--hidden", "10,0"], "--hidden"),
+        (["compare", "--optimizers", "sgd,adamw"], "'adamw', choose from SGD, "),
+        (["compare", "--optimizers", ""], "--optimizers"),
+        (["compare", "--optimizers", "adam,sgd,Adam"], "Adam is listed twice"),
+        (["compare", "--mnist", "nowhere"], "nowhere"),
+        (["compare", "--dtype", "float16"], "float16"),
+        (["compare", "--seed", "-1"], "--seed"),
+        (["compare", "--output", "nowhere/a.png"], "nowhere"),
+        (["compare", "--output", "a.xyz"], ".png"),
+        (["compare", "--output", "a"], ".png"),
+        (["compare", "--output", ""], ".png"),
+        (["compare", "--output", "a" * 300 + ".png"], "--output"),
+        (["compare", "--output", "folder.png"], "folder.png"),
+        (["compare", "--history", "a.png"], ".csv"),
+        (["compare", "--history", "nowhere/a.csv"], "nowhere"),
+        (["compare", "--history", "file.csv/a.csv"], "file.csv"),
+        (["trajectories", "--steps", "0"], "--steps"),
+        (["trajectories", "--output", "nowhere/a.png"], "nowhere"),
+        (["trajectories", "--history", "two\nlines"], "--history"),
+        (["info", "more"], "more"),
+    ],
+)
+def test_bad_argument(argv, named, folder, capsys, monkeypatch):
+    (folder / "folder.png").mkdir()
+    (folder / "file.csv").write_text("")
+    monkeypatch.setattr(_cli, "compare_optimizers", None)  # is not reached
+    assert run(*argv) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert named in one_line(err, "fastopt")
+    assert "error: " in err
+    assert sorted(path.name for path in folder.iterdir()) == ["file.csv", "folder.png"]
+
+
+def test_folder_without_mnist(folder, capsys):
+    assert run("compare", "--mnist", ".") == 1
+    assert "train-images" in one_line(capsys.readouterr().err, "fastopt compare: error: ")
+    assert list(folder.iterdir()) == []
+
+
+def test_damaged_mnist(folder, capsys):
+    for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        (folder / f"{name}-ubyte").write_bytes(b"damaged")
+    assert run("compare", "--mnist", str(folder)) == 1
+    assert "ubyte" in one_line(capsys.readouterr().err, "fastopt compare: error: ")
+
+
+@pytest.mark.parametrize("command", ["compare", "trajectories"])
+def test_without_matplotlib(command, folder, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setattr(_cli, "load_mnist", None, raising=False)
+    assert run(command) == 1
+    err = one_line(capsys.readouterr().err, f"fastopt {command}: error: ")
+    assert 'pip install "fastopt[cli]"' in err
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["compare_optimizers", "plot_losses"])
+def test_interrupted(name, folder, capsys, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_cli, name, interrupt)
+    assert run("compare", *QUICK) == 130
+    assert capsys.readouterr().err == "fastopt compare: interrupted\n"
+    assert list(folder.iterdir()) == []
+
+
+def test_interrupted_while_it_trains(folder, capsys, monkeypatch):
+    class Interrupted(fastopt.Adam):
+        def update(self, params, grads):
+            super().update(params, grads)
+            if self.iter == 2:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(fastopt, "Adam", Interrupted)
+    assert run("compare", *QUICK, "--history", "a.csv") == 130
+    assert capsys.readouterr() == ("", "fastopt compare: interrupted\n")
+    assert list(folder.iterdir()) == []
+
+
+def test_interrupted_while_it_writes(folder, capsys, monkeypatch):
+    def interrupted_rows(*columns, **_):
+        yield [column[0] for column in columns]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_cli, "zip", interrupted_rows, raising=False)
+    assert run("trajectories", "--history", "a.csv") == 130
+    assert capsys.readouterr().err == "fastopt trajectories: interrupted\n"
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), MemoryError()])
+def test_what_fails_later_is_one_line_too(error, folder, capsys, monkeypatch):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(_cli, "save", fail)
+    assert run("trajectories") == 1
+    err = one_line(capsys.readouterr().err, "fastopt trajectories: error: ")
+    assert "No space left" in err or "MemoryError" in err
+    assert list(folder.iterdir()) == []
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_terminal_shows_progress(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with _cli._progress_bar(4) as progress:
+        progress({"SGD": 2.0, "Adam": 1.0})
+        time.sleep(0.2)  # the bar is drawn ten times a second at most
+        progress({"SGD": 1.0, "Adam": float("nan")})
+    shown = terminal.getvalue()
+    assert " 50% " in shown
+    assert "SGD 1.950  Adam nan" in shown
+    assert shown.endswith("\r")  # it takes itself away before the table
+
+
+def test_terminal_has_its_bar_and_nothing_else(monkeypatch, capsys):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert run("compare", *QUICK) == 0
+    assert terminal.getvalue().count("\n") == 0
+    assert "left" in terminal.getvalue()
+    assert "left" not in capsys.readouterr().out
+
+
+def test_terminal_without_tqdm(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(_cli, "find_spec", lambda name: None)
+    assert run("compare", *QUICK) == 0
+    assert terminal.getvalue() == ""
+
+
+def python(*args):
+    return subprocess.run(
+        [sys.executable, *args], capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+class TestProcess:
+    # Run where the tests were started, in case the package is found from there only.
+    @pytest.fixture(autouse=True)
+    def folder(self):
+        pass
+
+    def test_module_runs(self):
+        done = python("-m", "fastopt", "--version")
+        assert (done.returncode, done.stdout) == (0, f"fastopt {fastopt.__version__}\n")
+
+    def test_module_passes_the_status_on(self):
+        done = python("-m", "fastopt", "compare", "--iterations", "0")
+        assert (done.returncode, done.stdout) == (2, "")
+        one_line(done.stderr, "fastopt compare: error: ")
+
+    @pytest.mark.parametrize("module", ["fastopt", "fastopt._cli"])
+    def test_import_takes_neither_matplotlib_nor_tqdm(self, module):
+        code = f"import {module}, sys; print({{'matplotlib', 'tqdm'}} & set(sys.modules))"
+        assert python("-c", code).stdout == "set()\n"

@@ -1,0 +1,149 @@
+"""The experiments: what is computed and noted. Files and pictures have tests of their own."""
+
+from statistics import fmean
+
+import numpy as np
+import pytest
+
+import fastopt
+from fastopt import experiments, reference
+from fastopt.experiments import compare_optimizers, trajectory, valley_optimizers
+
+CLASSES = pytest.mark.parametrize("classes", [fastopt, reference], ids=["compiled", "reference"])
+
+
+def digits(scale=1.0):
+    """Return random images and labels, in the shape of load_mnist's."""
+    rng = np.random.default_rng(0)
+    x = (scale * rng.random((70, 12))).astype(np.float32)
+    t = np.arange(70) % 10
+    return (x[:50], t[:50]), (x[50:], t[50:])
+
+
+def compare(names=("SGD", "Adam"), data=None, **options):
+    options = {"hidden_size_list": [6, 5], "iterations": 4, "batch_size": 8} | options
+    return compare_optimizers(digits() if data is None else data, names, **options)
+
+
+def test_valley_gradient_is_that_of_the_valley():
+    x, y, h = -7.0, 2.0, 1e-6
+    gradient = experiments.valley_gradient(x, y)
+    valley = experiments.valley
+    assert gradient["x"] == pytest.approx((valley(x + h, y) - valley(x - h, y)) / (2 * h))
+    assert gradient["y"] == pytest.approx((valley(x, y + h) - valley(x, y - h)) / (2 * h))
+
+
+@pytest.mark.parametrize("name", experiments.OPTIMIZERS)
+def test_trajectory_equals_the_twins(name):
+    path = trajectory(valley_optimizers(fastopt)[name])
+    np.testing.assert_array_equal(path, trajectory(valley_optimizers(reference)[name]))
+    assert path.dtype == np.float64
+
+
+@CLASSES
+def test_trajectory_begins_at_the_start_and_descends(classes):
+    for name, optimizer in valley_optimizers(classes).items():
+        path = trajectory(optimizer)
+        assert path.shape == (31, 2)
+        assert path[0].tolist() == [-7.0, 2.0]
+        assert experiments.valley(*path[-1]) < experiments.valley(*path[0]), name
+
+
+@CLASSES
+def test_trajectory_of_sgd_is_geometric(classes):
+    path = trajectory(classes.SGD(lr=0.95), start=(3, -1), steps=9)
+    steps = np.arange(10)
+    np.testing.assert_allclose(path[:, 0], 3 * 0.905**steps, rtol=1e-14)
+    np.testing.assert_allclose(path[:, 1], -((-0.9) ** steps), rtol=1e-14)
+
+
+def test_trajectory_of_no_steps_is_the_start():
+    assert trajectory(fastopt.Adam(), steps=0).tolist() == [[-7.0, 2.0]]
+
+
+def test_learning_rates_suit_the_valley():
+    rates = {name: optimizer.lr for name, optimizer in valley_optimizers().items()}
+    assert rates == {"SGD": 0.95, "Momentum": 0.1, "AdaGrad": 1.5, "Adam": 0.3, "RMSprop": 0.01}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", ["SGD", "Momentum", "Nesterov", "AdaGrad", "RMSprop", "Adam"])
+def test_losses_are_those_after_each_step(name, dtype):
+    (x, t), (x_test, t_test) = digits()
+    net = reference.MultiLayerNet(12, [6, 5], 10, dtype=dtype, rng=3)
+    optimizer = getattr(reference, name)()
+    rng = np.random.default_rng([3, 1])
+    losses = []
+    for _ in range(4):
+        batch = rng.choice(50, 8)
+        xb, tb = x[batch].astype(dtype), t[batch]
+        optimizer.update(net.params, net.gradient(xb, tb))
+        losses.append(net.loss(xb, tb))
+    training = compare([name], classes=reference, dtype=dtype, seed=3).trainings[name]
+    assert training.losses == losses
+    assert training.test_accuracy == net.accuracy(x_test.astype(dtype), t_test)
+
+
+def test_compiled_losses_are_near_the_twins():
+    names = ["SGD", "Momentum", "Nesterov", "AdaGrad", "RMSprop", "Adam"]
+    compiled = compare(names, dtype=np.float64).trainings
+    twins = compare(names, dtype=np.float64, classes=reference).trainings
+    for name in names:
+        np.testing.assert_allclose(compiled[name].losses, twins[name].losses, rtol=1e-9)
+
+
+@CLASSES
+def test_an_optimizer_does_not_feel_the_others(classes):
+    alone = compare(["Adam"], classes=classes)
+    among = compare(["SGD", "Adam", "RMSprop"], classes=classes)
+    assert list(among.trainings) == ["SGD", "Adam", "RMSprop"]
+    assert among.trainings["Adam"].losses == alone.trainings["Adam"].losses
+
+
+def test_seed_decides():
+    first, same, other = (compare(["SGD"], seed=s).trainings["SGD"].losses for s in (1, 1, 2))
+    assert first == same
+    assert first != other
+
+
+def test_progress_gets_every_loss():
+    seen = []
+    trainings = compare(progress=seen.append).trainings
+    assert len(seen) == 4
+    for name, training in trainings.items():
+        assert [losses[name] for losses in seen] == training.losses
+
+
+def test_times_are_noted():
+    comparison = compare()
+    per_step = [training.ms_per_step for training in comparison.trainings.values()]
+    assert all(ms > 0 for ms in per_step)
+    assert comparison.seconds > 0
+
+
+def test_final_loss_is_the_mean_of_the_last_hundred():
+    losses = [float(i) for i in range(250)]
+    assert experiments.Training(losses, 0.5, 1.0).final_loss == fmean(losses[150:])
+    assert experiments.Training(losses[:3], 0.5, 1.0).final_loss == 1.0
+
+
+@CLASSES
+def test_a_diverged_training_is_a_result(classes):
+    trainings = compare(["SGD", "Adam"], digits(scale=1e30), classes=classes).trainings
+    assert np.isnan(trainings["SGD"].losses[-1])
+    assert np.isnan(trainings["SGD"].final_loss)
+    assert 0 <= trainings["SGD"].test_accuracy <= 1
+
+
+@CLASSES
+def test_images_of_any_rank_and_no_hidden_layer(classes):
+    (x, t), (x_test, t_test) = digits()
+    data = (x.reshape(-1, 1, 3, 4), t), (x_test.reshape(-1, 1, 3, 4), t_test)
+    comparison = compare(["SGD"], data, hidden_size_list=[], classes=classes)
+    flat = compare(["SGD"], hidden_size_list=[], classes=classes)
+    assert comparison.trainings["SGD"].losses == flat.trainings["SGD"].losses
+
+
+def test_no_iterations_are_refused():
+    with pytest.raises(ValueError, match="iterations must be at least 1, got 0"):
+        compare(iterations=0)

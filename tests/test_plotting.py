@@ -1,0 +1,293 @@
+"""Smoothing, the two pictures, and files that appear whole or not at all."""
+
+import os
+import subprocess
+import sys
+from itertools import pairwise
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.image import imread
+from matplotlib.text import Text
+
+import fastopt
+from fastopt import experiments, plotting
+from fastopt.plotting import plot_losses, plot_trajectories, replacing, save, smooth_curve
+
+NAMES = ["SGD", "Momentum", "Nesterov", "AdaGrad", "RMSprop", "Adam"]
+
+
+def losses(steps=60, names=NAMES, lowest=0.01):
+    """Return noisy curves that fall from 2 to at most 0.5 or the lowest, each its own way."""
+    rng = np.random.default_rng(0)
+    ends = np.geomspace(0.5, lowest, len(names))
+    return {
+        name: np.geomspace(2, end, steps) * (1 + 0.1 * rng.random(steps))
+        for name, end in zip(names, ends, strict=True)
+    }
+
+
+def paths():
+    return {
+        name: experiments.trajectory(optimizer)
+        for name, optimizer in experiments.valley_optimizers(fastopt).items()
+    }
+
+
+def end_labels(figure):
+    return [text.get_text() for text in figure.axes[0].texts]
+
+
+class TestSmoothCurve:
+    @pytest.mark.parametrize("n", [11, 12, 100, 1000])
+    def test_equals_the_usual_formulation(self, n):
+        x = np.random.default_rng(n).random(n)
+        continued = np.r_[x[10:0:-1], x, x[-1:-11:-1]]
+        window = np.kaiser(11, 2)
+        expected = np.convolve(window / window.sum(), continued, mode="valid")[5:-5]
+        np.testing.assert_allclose(smooth_curve(x), expected, rtol=1e-13)
+
+    @pytest.mark.parametrize("n", [1, 2, 3, 5, 6, 10, 11, 40])
+    def test_is_a_weighted_mean_over_the_mirrored_curve(self, n):
+        x = np.random.default_rng(n).random(n)
+        offsets = np.arange(-5, 6)
+        weights = np.i0(2 * np.sqrt(1 - (offsets / 5) ** 2))
+
+        def mirrored(i):
+            while not 0 <= i < n:
+                i = -i if i < 0 else 2 * n - 1 - i
+            return x[i]
+
+        expected = [
+            sum(w * mirrored(i + k) for w, k in zip(weights, offsets, strict=True)) / weights.sum()
+            for i in range(n)
+        ]
+        if n >= 6:  # of a shorter curve, the image on the left has no ends to be mirrored again
+            np.testing.assert_allclose(smooth_curve(x), expected, rtol=1e-13)
+        assert smooth_curve(x).shape == (n,)
+        assert x.min() <= smooth_curve(x).min() <= smooth_curve(x).max() <= x.max()
+
+    def test_keeps_a_constant(self):
+        for n in range(25):
+            np.testing.assert_allclose(smooth_curve([1.5] * n), np.full(n, 1.5), rtol=1e-15)
+
+    def test_takes_integers_and_leaves_its_input(self):
+        x = np.arange(20)
+        smoothed = smooth_curve(x)
+        assert smoothed.dtype == np.float64
+        np.testing.assert_allclose(smoothed[5:15], x[5:15], rtol=1e-14)
+        assert x.tolist() == list(range(20))
+
+    def test_nan_spreads_five_steps(self):
+        x = np.ones(40)
+        x[20] = np.nan
+        assert np.flatnonzero(np.isnan(smooth_curve(x))).tolist() == list(range(15, 26))
+
+    @pytest.mark.parametrize("x", [1.0, np.ones((3, 4))])
+    def test_wants_one_dimension(self, x):
+        with pytest.raises(ValueError, match="wants one dimension"):
+            smooth_curve(x)
+
+
+class TestPlotLosses:
+    def test_shows_every_optimizer_its_own_way(self):
+        axes = plot_losses(losses()).axes[0]
+        lines = [line for line in axes.lines if line.get_label() in NAMES]
+        assert [line.get_label() for line in lines] == NAMES
+        for looks in ("get_color", "get_marker"):
+            assert len({getattr(line, looks)() for line in lines}) == len(NAMES)
+        for line in lines:
+            np.testing.assert_array_equal(line.get_xdata(), np.arange(1, 61))
+
+    def test_is_labelled(self):
+        figure = plot_losses(losses(), "a title")
+        axes = figure.axes[0]
+        assert (axes.get_title(), axes.get_xlabel()) == ("a title", "step")
+        assert "loss" in axes.get_ylabel()
+        assert sorted(end_labels(figure)) == sorted(NAMES)
+        texts = [axes.title, axes.xaxis.label, axes.yaxis.label, *axes.texts]
+        assert min(text.get_fontsize() for text in texts) >= 12
+
+    def test_labels_stand_in_the_order_of_the_ends(self):
+        curves = losses(names=["AdaGrad", "SGD", "Adam"])
+        assert end_labels(plot_losses(curves)) == ["Adam", "SGD", "AdaGrad"]
+
+    def test_labels_of_equal_curves_do_not_overlap(self):
+        figure = plot_losses({name: [2.0, 1.0, 0.1] for name in NAMES})
+        FigureCanvasAgg(figure).draw()
+        # Text's extent: an annotation's own includes its line
+        boxes = [Text.get_window_extent(text) for text in figure.axes[0].texts]
+        boxes.sort(key=lambda box: box.y0)
+        assert all(low.y1 <= high.y0 for low, high in pairwise(boxes))
+        assert all(figure.bbox.contains(*corner) for box in boxes for corner in box.corners())
+
+    def test_axis_is_logarithmic_beyond_a_decade(self):
+        assert plot_losses(losses()).axes[0].get_yscale() == "log"
+        assert plot_losses(losses(lowest=0.4)).axes[0].get_yscale() == "linear"
+
+    @pytest.mark.parametrize("lowest", [0.1, 0.01, 1e-4])
+    def test_ticks_are_plain_numbers(self, lowest):
+        figure = plot_losses(losses(lowest=lowest))
+        FigureCanvasAgg(figure).draw()
+        axes = figure.axes[0]
+        low, high = axes.get_ylim()
+        seen = [
+            tick.label1.get_text()
+            for tick in axes.yaxis.get_major_ticks()
+            if low <= tick.get_loc() <= high
+        ]
+        assert 3 <= len(seen) <= 12
+        assert all(float(text) for text in seen)
+
+    def test_first_spike_is_left_out_but_a_divergence_is_not(self):
+        falling = np.geomspace(2, 0.01, 400)
+        spike = falling.copy()
+        spike[0] = 15
+        axes = plot_losses({"SGD": falling, "RMSprop": spike}).axes[0]
+        assert axes.get_ylim()[1] < 10
+        axes = plot_losses({"SGD": falling, "RMSprop": np.geomspace(2, 15, 400)}).axes[0]
+        assert axes.get_ylim()[1] > 15
+
+    @pytest.mark.parametrize("steps", [1, 2, 3, 10, 11, 500])
+    def test_any_number_of_steps(self, steps, tmp_path):
+        save(plot_losses(losses(steps)), tmp_path / "a.png")
+
+    def test_diverged_and_vanished_losses(self, tmp_path):
+        nan, inf = float("nan"), float("inf")
+        curves = {
+            "SGD": [nan] * 30,
+            "Adam": [*np.geomspace(2, 0.01, 20), *[nan] * 10],
+            "Momentum": [inf] * 30,
+            "AdaGrad": np.geomspace(2, 1e-12, 30),
+            "RMSprop": [-1e-7] * 30,
+            "unheard of": [1.0] * 30,
+        }
+        figure = plot_losses(curves)
+        save(figure, tmp_path / "a.png")
+        diverged = {"SGD (NaN)", "Adam (NaN)", "Momentum (NaN)"}
+        assert set(end_labels(figure)) == diverged | {"AdaGrad", "RMSprop", "unheard of"}
+
+    def test_all_diverged(self, tmp_path):
+        save(plot_losses({"SGD": [float("nan")] * 3}), tmp_path / "a.png")
+
+
+class TestPlotTrajectories:
+    def test_has_a_panel_with_each_path(self):
+        figure = plot_trajectories(paths(), {"SGD": 0.95})
+        panels = figure.axes[:5]
+        titles = [panel.get_title() for panel in panels]
+        assert titles == ["SGD, lr = 0.95", "Momentum", "AdaGrad", "Adam", "RMSprop"]
+        for panel, path in zip(panels, paths().values(), strict=True):
+            drawn = {line.get_label(): line.get_xydata() for line in panel.lines}
+            np.testing.assert_array_equal(drawn["path, a dot per step"], path)
+            assert drawn["start"].tolist() == [[-7.0, 2.0]]
+            assert drawn["minimum"].tolist() == [[0.0, 0.0]]
+            assert panel.get_aspect() == 1.0
+
+    def test_panels_show_one_region_that_holds_all(self):
+        figure = plot_trajectories(paths())
+        points = np.concatenate([[[0, 0]], *paths().values()])
+        for panel in figure.axes[:5]:
+            for limits, values in (
+                (panel.get_xlim(), points[:, 0]),
+                (panel.get_ylim(), points[:, 1]),
+            ):
+                assert limits[0] < values.min() < values.max() < limits[1]
+            assert panel.get_xlim() == figure.axes[0].get_xlim()
+
+    def test_legend_names_start_path_and_minimum(self):
+        legend = plot_trajectories(paths()).axes[5].get_legend()
+        texts = [text.get_text() for text in legend.get_texts()]
+        assert texts == ["path, a dot per step", "start", "minimum"]
+        assert min(text.get_fontsize() for text in legend.get_texts()) >= 12
+
+    @pytest.mark.parametrize("n", [1, 2, 3, 4, 6])
+    def test_any_number_of_panels(self, n, tmp_path):
+        path = [[-7.0, 2.0], [-6.0, 1.0]]
+        save(plot_trajectories({f"optimizer {i}": path for i in range(n)}), tmp_path / "a.png")
+
+    def test_a_diverged_path(self, tmp_path):
+        path = [[-7.0, 2.0], [np.inf, 1.0], [np.nan, np.nan]]
+        save(plot_trajectories({"SGD": path}), tmp_path / "a.png")
+
+
+class TestSave:
+    def test_pictures_have_their_size(self, tmp_path):
+        save(plot_losses(losses()), tmp_path / "losses.png")
+        assert imread(tmp_path / "losses.png").shape[:2] == (870, 1500)
+        save(plot_trajectories(paths()), tmp_path / "paths.png")
+        assert imread(tmp_path / "paths.png").shape[:2] == (945, 1800)
+        assert (tmp_path / "paths.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+    @pytest.mark.parametrize("suffix", [*plotting.FORMATS, "PNG"])
+    def test_every_format_is_written_and_nothing_else(self, suffix, tmp_path):
+        path = tmp_path / f"a.{suffix}"
+        save(plot_losses(losses(12)), str(path))
+        assert path.stat().st_size > 1000
+        assert list(tmp_path.iterdir()) == [path]
+
+    def test_settings_of_the_user_neither_matter_nor_change(self, tmp_path):
+        save(plot_losses(losses()), tmp_path / "a.png")
+        mine = {"font.size": 40, "savefig.bbox": "tight", "figure.facecolor": "red"}
+        with mpl.rc_context(mine):
+            save(plot_losses(losses()), tmp_path / "b.png")
+            assert {key: mpl.rcParams[key] for key in mine} == mine
+        np.testing.assert_array_equal(imread(tmp_path / "a.png"), imread(tmp_path / "b.png"))
+
+    @pytest.mark.parametrize("interruption", [KeyboardInterrupt, OSError])
+    def test_interrupted_leaves_what_was_there(self, interruption, tmp_path, monkeypatch):
+        path = tmp_path / "a.png"
+        path.write_bytes(b"old")
+        figure = plot_losses(losses(12))
+
+        def write_half(part, **_):
+            part.write_bytes(b"half")
+            raise interruption
+
+        monkeypatch.setattr(figure, "savefig", write_half)
+        with pytest.raises(interruption):
+            save(figure, path)
+        assert path.read_bytes() == b"old"
+        assert list(tmp_path.iterdir()) == [path]
+
+    def test_missing_folder(self, tmp_path):
+        with pytest.raises(FileNotFoundError):
+            save(plot_losses(losses(12)), tmp_path / "none" / "a.png")
+
+    def test_unknown_suffix(self, tmp_path):
+        with pytest.raises(ValueError, match="xyz"):
+            save(plot_losses(losses(12)), tmp_path / "a.xyz")
+        assert list(tmp_path.iterdir()) == []
+
+
+class TestReplacing:
+    @pytest.mark.skipif(os.name != "posix", reason="permissions by umask")
+    def test_gives_a_file_the_usual_permissions(self, tmp_path):
+        (tmp_path / "plain").write_text("x")
+        with replacing(tmp_path / "replaced") as part:
+            part.write_text("x")
+        modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+        assert len(modes) == 1
+
+    def test_writes_through_a_link(self, tmp_path):
+        (tmp_path / "target").write_text("old")
+        link = tmp_path / "link"
+        try:
+            link.symlink_to("target")
+        except OSError:
+            pytest.skip("no symbolic links here")
+        with replacing(link) as part:
+            part.write_text("new")
+        assert link.is_symlink()
+        assert (tmp_path / "target").read_text() == "new"
+
+
+def test_drawing_needs_no_pyplot():
+    code = (
+        "import sys, fastopt.plotting as p; assert 'matplotlib' not in sys.modules; "
+        "p.plot_losses({'SGD': [2, 1]}); p.plot_trajectories({'SGD': [[1, 1]]}); "
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

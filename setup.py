@@ -1,5 +1,6 @@
 """How the extension modules are compiled; all else about the package is in pyproject.toml."""
 
+import sysconfig
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,25 @@ from setuptools.command.build_ext import build_ext
 
 # Bit for bit equality with NumPy allows no contraction to fused multiply-add and no fast-math; not
 # setting errno and not trapping are what lets a loop with a square root be vectorized.
-UNIX_FLAGS = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
-MSVC_FLAGS = ["/O2", "/fp:precise"]
+FLAGS = {
+    "unix": ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"],
+    "msvc": ["/O2", "/fp:precise"],
+}
 
+# The kernels' variants: one source, compiled for one instruction set each. csrc/_cpu.pyx asks for
+# just these before a variant is imported.
+VARIANT_FLAGS = {
+    "_kernels_avx2": {"unix": ["-mavx2"], "msvc": ["/arch:AVX2"]},
+    "_kernels_avx512": {
+        "unix": ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl"],
+        "msvc": ["/arch:AVX512"],
+    },
+}
+IS_X86_64 = sysconfig.get_platform().endswith(("x86_64", "amd64"))
+
+MODULES = ["_cpu", "_pool", "_kernels_baseline", "_core", "_layers"]
+if IS_X86_64:
+    MODULES += VARIANT_FLAGS
 INCLUDED = sorted(str(path) for path in Path("csrc").glob("*.px[di]"))
 
 
@@ -20,9 +37,11 @@ class BuildExt(build_ext):
 
     def build_extensions(self):
         """Add the flags, then build."""
-        flags = MSVC_FLAGS if self.compiler.compiler_type == "msvc" else UNIX_FLAGS
+        compiler = "msvc" if self.compiler.compiler_type == "msvc" else "unix"
         for extension in self.extensions:
-            extension.extra_compile_args += flags
+            name = extension.name.rpartition(".")[2]
+            extension.extra_compile_args += FLAGS[compiler]
+            extension.extra_compile_args += VARIANT_FLAGS.get(name, {}).get(compiler, [])
         super().build_extensions()
 
 
@@ -39,7 +58,7 @@ def extension(name):
 
 setup(
     ext_modules=cythonize(
-        [extension(name) for name in ("_kernels_baseline", "_core", "_layers")],
+        [extension(name) for name in MODULES],
         build_dir="build/cython",
         include_path=["csrc"],
         compiler_directives={

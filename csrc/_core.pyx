@@ -2,9 +2,10 @@
 # the first write, raises every error, finds the pointers and calls the kernels with the GIL
 # released. Formulas belong in rules.pxi, hyper-parameters in fastopt/optimizers.py.
 #
-# Stepper.step:  gather -> check each entry -> check overlaps -> enter new states   (GIL, can raise)
-#                -> kernels                                                          (no GIL)
-#                -> write back what had no layout of its own to be updated in        (GIL)
+# Stepper.step:  gather -> check each entry -> check overlaps -> cut into jobs
+#                -> enter new states                                             (GIL, can raise)
+#                -> kernels, on this thread or on the pool's                     (no GIL)
+#                -> write back what had no layout of its own to be updated in    (GIL)
 #
 # An entry is one parameter with its operands: the parameter, its gradient, its states. Where all of
 # them are native arrays of one dtype, one shape and one contiguous layout, the kernel works on them
@@ -18,6 +19,7 @@ from cpython.ref cimport Py_INCREF, Py_XDECREF, Py_XINCREF, PyObject
 from kernel_table cimport MAX_COEFFICIENTS, MAX_STATES, KernelTable, Rule
 from libc.stdlib cimport qsort
 from libc.string cimport memcmp, memset, strcmp
+from pool_api cimport PoolApi
 
 from collections.abc import Mapping
 
@@ -25,7 +27,7 @@ cimport numpy as cnp
 
 import numpy as np
 
-from fastopt import _kernels_baseline
+from fastopt import _instruction_sets, _pool
 
 cnp.import_array()
 
@@ -62,11 +64,19 @@ cdef extern from *:
     const char* FASTOPT_COMPILER
 
 compiler = FASTOPT_COMPILER.decode()
-variant = "baseline"
 
 cdef const KernelTable* kernel_table = <const KernelTable*> PyCapsule_GetPointer(
-    _kernels_baseline.table, "fastopt.kernel_table"
+    _instruction_sets.kernels.table, "fastopt.kernel_table"
 )
+
+cdef const PoolApi* pool = <const PoolApi*> PyCapsule_GetPointer(_pool.api, "fastopt.pool_api")
+
+cdef enum:
+    # Elements of one job: some microseconds of work, and few enough for a core's own cache
+    CHUNK = 16384
+    # A step that moves fewer bytes stays on the calling thread: waking a worker costs it
+    # 5 to 10 µs (bench/threads.py measures where two threads begin to gain)
+    THREADING_BYTES = 1_000_000
 
 cdef enum:
     PARAM = 0  # the operands of an entry
@@ -77,6 +87,7 @@ cdef enum:
 cdef struct Operand:
     PyObject* array   # owned: the array to read or update; for a plain number its 0-d copy
     PyObject* packed  # owned or NULL: the contiguous copy that stands in for it
+    char* data        # what the kernel works on; NULL for a state that the rule does not have
     char* low         # first byte it occupies in memory, and the one behind its last
     char* high
 
@@ -89,6 +100,18 @@ cdef struct Entry:
     bint is_number    # the mapping holds a plain number, to be rebound
     bint is_packed    # some operand has a packed copy
     bint[MAX_STATES] is_new_state
+
+cdef struct Job:
+    # a stretch of one entry
+    Entry* entry
+    Py_ssize_t first
+    Py_ssize_t size
+
+cdef struct Step:
+    # what a job needs to know of the step that it is part of
+    const Rule* rule
+    const double* coefficients
+    Job* jobs
 
 cdef struct Span:
     # the memory of one array that a step writes
@@ -117,6 +140,9 @@ cdef class Stepper:
     cdef Entry* entries        # of the step under way
     cdef Py_ssize_t n_entries
     cdef Py_ssize_t capacity
+    cdef Job* jobs             # of the step under way, if it is for several threads
+    cdef Py_ssize_t n_jobs
+    cdef Py_ssize_t jobs_capacity
     cdef Span* written         # of the last step whose overlaps were checked, sorted
     cdef Py_ssize_t n_written
     cdef bint is_disjoint      # no two of `written` have overlapping bounds
@@ -131,6 +157,7 @@ cdef class Stepper:
 
     def __dealloc__(self):
         PyMem_Free(self.entries)
+        PyMem_Free(self.jobs)
         PyMem_Free(self.written)
 
     def __reduce__(self):
@@ -153,6 +180,8 @@ cdef class Stepper:
         """
         cdef double[MAX_COEFFICIENTS] c
         cdef Py_ssize_t i
+        cdef int n_threads
+        cdef Step context
         if len(coefficients) != self.rule.n_coefficients or len(states) != self.rule.n_states:
             raise TypeError(f"rule {self.rule_name} was called with the wrong number of arguments")
         for i in range(len(coefficients)):
@@ -165,9 +194,15 @@ cdef class Stepper:
             self.check(as_dict("grads", grads), states)
             self.check_numbers(params)
             self.check_overlaps()
+            self.cut_into_jobs()
             self.enter_new_states(states)
+            context = Step(self.rule, &c[0], self.jobs)
+            n_threads = pool.claim() if self.n_jobs > 1 else 1
             with nogil:
-                self.run(c)
+                if n_threads > 1:
+                    pool.run(n_threads, run_job, &context, self.n_jobs)
+                else:
+                    self.run(c)
             self.write_back(params)
         finally:
             self.release()
@@ -286,6 +321,8 @@ cdef class Stepper:
             ):
                 entry.operands[k].packed = pack(a, p, layout)
                 entry.is_packed = True
+                a = <PyArrayObject*> entry.operands[k].packed
+            entry.operands[k].data = <char*> PyArray_DATA(a)
         return 0
 
     cdef int check_overlaps(self) except -1:
@@ -425,25 +462,35 @@ cdef class Stepper:
                     )
         return 0
 
-    cdef void run(self, const double* c) noexcept nogil:
-        cdef Py_ssize_t i
+    cdef int cut_into_jobs(self) except -1:
+        """Cut the entries into jobs, or into none if the step is too small for several threads."""
+        cdef Py_ssize_t i, first, n = 0, bytes_moved = 0
         cdef Entry* entry
-        cdef Operand* o
+        self.n_jobs = 0
         for i in range(self.n_entries):
             entry = &self.entries[i]
-            o = entry.operands
-            if entry.is_double:
-                self.rule.float64(
-                    c, entry.size,
-                    <double*> data_of(&o[PARAM]), <double*> data_of(&o[GRAD]),
-                    <double*> data_of(&o[STATE]), <double*> data_of(&o[STATE + 1]),
-                )
-            else:
-                self.rule.float32(
-                    c, entry.size,
-                    <float*> data_of(&o[PARAM]), <float*> data_of(&o[GRAD]),
-                    <float*> data_of(&o[STATE]), <float*> data_of(&o[STATE + 1]),
-                )
+            n += entry.size // CHUNK + 1
+            bytes_moved += entry.size * (8 if entry.is_double else 4)
+        # each element of p and of the states is read and written, of g read
+        if bytes_moved * (3 + 2 * self.rule.n_states) < THREADING_BYTES:
+            return 0
+        if n > self.jobs_capacity:
+            jobs = <Job*> PyMem_Realloc(self.jobs, n * sizeof(Job))
+            if jobs == NULL:
+                raise MemoryError()
+            self.jobs, self.jobs_capacity = jobs, n
+        for i in range(self.n_entries):
+            entry = &self.entries[i]
+            for first in range(0, entry.size, CHUNK):
+                self.jobs[self.n_jobs] = Job(entry, first, min(CHUNK, entry.size - first))
+                self.n_jobs += 1
+        return 0
+
+    cdef void run(self, const double* c) noexcept nogil:
+        """Take every entry through the rule on the calling thread."""
+        cdef Py_ssize_t i
+        for i in range(self.n_entries):
+            call_kernel(self.rule, c, &self.entries[i], 0, self.entries[i].size)
 
     cdef int write_back(self, params) except -1:
         """Copy packed operands to where they came from, and rebind plain numbers."""
@@ -469,6 +516,31 @@ cdef class Stepper:
         for i in range(self.n_entries):
             release_entry(&self.entries[i])
         self.n_entries = 0
+
+
+cdef void run_job(void* context, Py_ssize_t job) noexcept nogil:
+    cdef Step* step = <Step*> context
+    cdef Job* j = &step.jobs[job]
+    call_kernel(step.rule, step.coefficients, j.entry, j.first, j.size)
+
+
+cdef inline void call_kernel(
+    const Rule* rule, const double* c, Entry* entry, Py_ssize_t first, Py_ssize_t size,
+) noexcept nogil:
+    """Take a stretch of an entry through the rule."""
+    cdef Operand* o = entry.operands
+    if entry.is_double:
+        rule.float64(
+            c, size,
+            <double*> o[PARAM].data + first, <double*> o[GRAD].data + first,
+            <double*> o[STATE].data + first, <double*> o[STATE + 1].data + first,
+        )
+    else:
+        rule.float32(
+            c, size,
+            <float*> o[PARAM].data + first, <float*> o[GRAD].data + first,
+            <float*> o[STATE].data + first, <float*> o[STATE + 1].data + first,
+        )
 
 
 cdef const Rule* find_rule(str name) except NULL:
@@ -622,14 +694,6 @@ cdef void set_array(Operand* operand, PyObject* array) noexcept:
     Py_XINCREF(array)
     Py_XDECREF(operand.array)
     operand.array = array
-
-
-cdef inline char* data_of(Operand* operand) noexcept nogil:
-    if operand.array == NULL:
-        return NULL  # a state that the rule does not have
-    return <char*> PyArray_DATA(
-        <PyArrayObject*> (operand.array if operand.packed == NULL else operand.packed)
-    )
 
 
 cdef void set_bounds(Operand* operand) noexcept:

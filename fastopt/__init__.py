@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastopt._config import show_config
 from fastopt._numerical_gradient import numerical_gradient
+from fastopt._threads import get_num_threads, set_num_threads
 from fastopt._version import __version__
 from fastopt.optimizers import SGD, AdaGrad, Adam, Momentum, Nesterov, RMSprop
 
@@ -34,9 +35,11 @@ __all__ = [
     "TwoLayerNet",
     "__version__",
     "datasets",
+    "get_num_threads",
     "numerical_gradient",
     "plotting",
     "reference",
+    "set_num_threads",
     "show_config",
 ]
 

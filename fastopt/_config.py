@@ -10,7 +10,8 @@ from typing import Any, Literal, overload
 
 import numpy as np
 
-from fastopt import _core
+from fastopt import _core, _instruction_sets
+from fastopt._threads import get_num_threads
 from fastopt._version import __version__
 
 
@@ -64,9 +65,9 @@ def _config() -> dict[str, dict[str, Any]]:
             "scipy": scipy.__version__,
         },
         "kernels": {
-            "variant": _core.variant,
-            "available": [_core.variant],
-            "threads": 1,
+            "variant": _instruction_sets.variant,
+            "available": _instruction_sets.available(),
+            "threads": get_num_threads(),
             "compiler": _core.compiler,
         },
         "blas": {"name": blas["name"], "version": blas["version"]},

@@ -2,7 +2,6 @@ from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 compiler: str
-variant: str
 
 class Stepper:
     rule_name: str

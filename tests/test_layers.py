@@ -282,7 +282,14 @@ def test_softmax_loss_equals_twin(dtype, n, classes):
     t = rng.integers(0, classes, n)
     want = softmax_results(reference, x, t)
     one_hot = np.eye(classes)[t]
-    labels = [t, t.astype(np.uint16), t.tolist(), one_hot, one_hot.astype(bool), one_hot.astype("f4")]
+    labels = [
+        t,
+        t.astype(np.uint16),
+        t.tolist(),
+        one_hot,
+        one_hot.astype(bool),
+        one_hot.astype("f4"),
+    ]
     for given in labels:
         got = softmax_results(fastopt, x, given)
         assert got[0] == pytest.approx(want[0], rel=TOLERANCE[dtype], abs=TOLERANCE[dtype])

@@ -1,5 +1,6 @@
-"""The optimizers' mathematics: bit for bit that of the NumPy twins, and the twins that of the
-formulas. What inputs are accepted and refused is in test_input_contract.py.
+"""The optimizers' mathematics: bit for bit that of their twins, which is that of the formulas.
+
+What inputs are accepted and refused is in test_input_contract.py.
 """
 
 import copy
@@ -335,7 +336,10 @@ class NoArithmetic(np.ndarray):
 @every_dtype
 def test_the_compiled_path_is_taken(row, dtype):
     def arrays():
-        return {"p": np.ones(9, dtype).view(NoArithmetic), "q": np.ones(4, dtype).view(NoArithmetic)}
+        return {
+            "p": np.ones(9, dtype).view(NoArithmetic),
+            "q": np.ones(4, dtype).view(NoArithmetic),
+        }
 
     params, optimizer = arrays(), row.compiled()
     for _ in range(3):

@@ -1,0 +1,189 @@
+# The worker pool: native threads that wait in the operating system's semaphores, and
+# share out numbered jobs. What a job computes does not belong here.
+#
+# Why not OpenMP: its workers spin for milliseconds after each region and take the cores from BLAS,
+# and children forked after a region hang.
+#
+# Each thread, the caller included, begins with a range of jobs of its own, so that step after step
+# it meets the same memory, and then takes over what others have left. A worker that is slow to wake
+# costs nothing: the caller does its jobs, and takes the wake-up back. Hence the rule at the end of
+# `run`: a token that is still in `wake` was never seen; one that is gone is answered in `done`.
+#
+# The pool belongs to one caller at a time. Another one meanwhile works alone instead of waiting.
+
+from cpython.pycapsule cimport PyCapsule_New
+from pool_api cimport PoolApi, job_function
+
+import os
+
+cdef extern from "pythread.h" nogil:
+    ctypedef void* PyThread_type_lock
+    PyThread_type_lock PyThread_allocate_lock() noexcept
+    bint PyThread_acquire_lock(PyThread_type_lock, int wait) noexcept
+    void PyThread_release_lock(PyThread_type_lock) noexcept
+    unsigned long PyThread_start_new_thread(void (*)(void*) noexcept nogil, void*) noexcept
+    unsigned long PYTHREAD_INVALID_THREAD_ID
+    int WAIT_LOCK
+    int NOWAIT_LOCK
+
+cdef extern from *:
+    """
+    #if defined(_MSC_VER) && !defined(__clang__)
+      #include <intrin.h>
+      typedef volatile __int64 fastopt_atomic;
+      #define fastopt_fetch_add(p, n) _InterlockedExchangeAdd64((p), (n))
+      #define fastopt_exchange(p, n) _InterlockedExchange64((p), (n))
+      #define fastopt_store(p, n) _InterlockedExchange64((p), (n))
+    #else
+      typedef long long fastopt_atomic;
+      #define fastopt_fetch_add(p, n) __atomic_fetch_add((p), (n), __ATOMIC_RELAXED)
+      #define fastopt_exchange(p, n) __atomic_exchange_n((p), (n), __ATOMIC_ACQUIRE)
+      #define fastopt_store(p, n) __atomic_store_n((p), (n), __ATOMIC_RELEASE)
+    #endif
+    """
+    ctypedef long long fastopt_atomic
+    long long fastopt_fetch_add(fastopt_atomic*, long long) noexcept nogil
+    long long fastopt_exchange(fastopt_atomic*, long long) noexcept nogil
+    void fastopt_store(fastopt_atomic*, long long) noexcept nogil
+
+cdef enum:
+    MAX_THREADS = 64
+    # Tries before the caller blocks for a worker's last job: some 20 µs, less than to be woken
+    SPINS = 2000
+
+cdef struct Range:
+    fastopt_atomic next    # the next job that nobody has taken
+    Py_ssize_t end
+    char[48] padding       # a cache line each, or the threads' counters disturb each other
+
+cdef struct Worker:
+    PyThread_type_lock wake  # released by the caller, acquired by the worker: a token to begin
+    PyThread_type_lock done  # released by the worker, acquired by the caller: its answer
+
+# What is shared: written by the caller that owns the pool before it hands out tokens, and read by
+# workers that hold one. `busy` alone may be touched by anyone.
+cdef fastopt_atomic busy = 0
+cdef job_function function = NULL
+cdef void* context = NULL
+cdef int n_ranges = 0
+cdef Range[MAX_THREADS] ranges
+cdef Worker[MAX_THREADS] workers
+cdef int n_workers = 0  # started; only ever grows, but in a forked child
+
+cdef int n_threads = 1
+
+
+cdef int claim() noexcept:
+    """Take the pool, starting workers that are missing; return the number of threads, or 1."""
+    cdef int n
+    if n_threads == 1 or fastopt_exchange(&busy, 1):
+        return 1
+    while n_workers < n_threads - 1 and start_worker():
+        pass
+    n = min(n_threads, n_workers + 1)
+    if n == 1:
+        fastopt_store(&busy, 0)
+    return n
+
+
+cdef bint start_worker() noexcept:
+    """Start one more worker; False if the system has no more threads, and fewer will do."""
+    global n_workers
+    cdef Worker* worker = &workers[n_workers]
+    if worker.wake == NULL:
+        worker.wake = PyThread_allocate_lock()
+        worker.done = PyThread_allocate_lock()
+        if worker.wake == NULL or worker.done == NULL:
+            return False
+        PyThread_acquire_lock(worker.wake, WAIT_LOCK)  # tokens are handed out, not lying about
+        PyThread_acquire_lock(worker.done, WAIT_LOCK)
+    if PyThread_start_new_thread(work_forever, worker) == PYTHREAD_INVALID_THREAD_ID:
+        return False
+    n_workers += 1
+    return True
+
+
+cdef void work_forever(void* argument) noexcept nogil:
+    cdef Worker* worker = <Worker*> argument
+    while True:
+        PyThread_acquire_lock(worker.wake, WAIT_LOCK)
+        work(<int> (worker - workers) + 1)
+        PyThread_release_lock(worker.done)
+
+
+cdef void work(int own) noexcept nogil:
+    """Do the jobs of a thread's own range, then what is left of the others'."""
+    cdef int k
+    cdef Range* taken
+    cdef long long job
+    for k in range(n_ranges):
+        taken = &ranges[(own + k) % n_ranges]
+        while True:
+            job = fastopt_fetch_add(&taken.next, 1)
+            if job >= taken.end:
+                break
+            function(context, <Py_ssize_t> job)
+
+
+cdef void run(
+    int threads, job_function job, void* job_context, Py_ssize_t n_jobs,
+) noexcept nogil:
+    """Run jobs 0 to n_jobs - 1 on the threads that `claim` gave, and give the pool back."""
+    global function, context, n_ranges
+    cdef int k
+    function, context, n_ranges = job, job_context, threads
+    for k in range(threads):
+        ranges[k].next = n_jobs * k // threads
+        ranges[k].end = n_jobs * (k + 1) // threads
+    for k in range(threads - 1):
+        PyThread_release_lock(workers[k].wake)
+    work(0)
+    for k in range(threads - 1):
+        if not PyThread_acquire_lock(workers[k].wake, NOWAIT_LOCK):
+            wait_for(&workers[k])
+    fastopt_store(&busy, 0)
+
+
+cdef void wait_for(Worker* worker) noexcept nogil:
+    cdef int _try
+    for _try in range(SPINS):
+        if PyThread_acquire_lock(worker.done, NOWAIT_LOCK):
+            return
+    PyThread_acquire_lock(worker.done, WAIT_LOCK)
+
+
+def forget_workers():
+    """Begin anew in a forked child, where the workers and their locks' holders do not exist."""
+    global n_workers
+    cdef int k
+    for k in range(MAX_THREADS):
+        workers[k].wake = workers[k].done = NULL
+    n_workers = 0
+    fastopt_store(&busy, 0)
+
+
+def set_num_threads(int n):
+    """Set how many threads a call may use; fastopt/_threads.py checks the number."""
+    global n_threads
+    n_threads = n
+
+
+def get_num_threads():
+    """Return how many threads a call may use."""
+    return n_threads
+
+
+def count_workers():
+    """Return how many workers have been started: none before the first call that wants them."""
+    return n_workers
+
+
+max_threads = MAX_THREADS
+
+cdef PoolApi pool_api
+pool_api.claim = claim
+pool_api.run = run
+api = PyCapsule_New(&pool_api, "fastopt.pool_api", NULL)
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=forget_workers)

@@ -1,0 +1,57 @@
+"""Which variant of the kernels is taken: the best that this processor runs, or the one asked for.
+
+A variant's module is imported only after the processor was found to support it, so that no
+instruction of another runs. What a variant contains is in csrc/kernels.pxi.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Mapping
+from types import ModuleType
+
+from fastopt import _cpu
+
+VARIANTS = ("baseline", "avx2", "avx512")
+VARIABLE = "FASTOPT_ISA"
+
+
+def available() -> list[str]:
+    """Return the variants that are in this build and run on this processor, weakest first."""
+    return [
+        name
+        for name in _cpu.supports()
+        if importlib.util.find_spec(f"fastopt._kernels_{name}") is not None
+    ]
+
+
+def choose(environ: Mapping[str, str]) -> str:
+    """Return the variant to take.
+
+    Raises
+    ------
+    ValueError
+        If FASTOPT_ISA names no variant, or one that can't run here.
+    """
+    wanted = environ.get(VARIABLE, "").strip().lower()
+    if not wanted:
+        return available()[-1]
+    if wanted not in VARIANTS:
+        raise ValueError(f"{VARIABLE}={wanted} is none of {', '.join(VARIANTS)}")
+    if wanted not in available():
+        raise ValueError(
+            f"{VARIABLE}={wanted} can't be had: this build on this processor runs "
+            f"{', '.join(available())}"
+        )
+    return wanted
+
+
+def load(name: str) -> ModuleType:
+    """Import the module of a variant, whose `table` the core calls through."""
+    return importlib.import_module(f"fastopt._kernels_{name}")
+
+
+variant = choose(os.environ)
+kernels = load(variant)

@@ -1,0 +1,291 @@
+"""The worker pool: forks, callers at once, exit, what it leaves to others, and its settings."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+from test_instruction_sets import run
+
+import fastopt
+from fastopt import _pool, _threads, reference
+
+LARGE = 300_000  # elements, enough for Adam to be shared out
+
+
+@pytest.fixture(autouse=True)
+def _two_threads():
+    before = fastopt.get_num_threads()
+    fastopt.set_num_threads(2)
+    yield
+    fastopt.set_num_threads(before)
+
+
+def train(cls, seed, steps=20, size=LARGE):
+    rng = np.random.default_rng(seed)
+    params = {"p": rng.standard_normal(size).astype(np.float32)}
+    grads = {"p": rng.standard_normal(size).astype(np.float32)}
+    optimizer = cls()
+    for _ in range(steps):
+        optimizer.update(params, grads)
+    return params["p"]
+
+
+def test_settings():
+    for n in (1, 2, 64, np.int64(3)):
+        fastopt.set_num_threads(n)
+        assert fastopt.get_num_threads() == n
+        assert fastopt.show_config("dicts")["kernels"]["threads"] == n
+    for bad in (0, -1, 65, True):
+        with pytest.raises(ValueError, match="from 1 to 64"):
+            fastopt.set_num_threads(bad)
+    for bad in (1.5, "2", None):
+        with pytest.raises(TypeError, match="integer"):
+            fastopt.set_num_threads(bad)
+    assert fastopt.get_num_threads() == 3
+
+
+def test_environment_sets_the_number():
+    assert _threads.initial_num_threads({}) == min(_threads.usable_cores(), 64)
+    assert _threads.initial_num_threads({"FASTOPT_NUM_THREADS": " 5 "}) == 5
+    for bad in ("0", "-1", "65", "two", "1.5"):
+        with pytest.raises(ValueError, match=f"FASTOPT_NUM_THREADS={bad}"):
+            _threads.initial_num_threads({"FASTOPT_NUM_THREADS": bad})
+    assert (
+        run("import fastopt; print(fastopt.get_num_threads())", FASTOPT_NUM_THREADS="7").stdout
+        == "7\n"
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs affinity masks")
+def test_default_is_what_the_process_may_use():
+    code = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
+        "import fastopt; print(fastopt.get_num_threads())"
+    )
+    assert run(code, FASTOPT_NUM_THREADS="").stdout == "1\n"
+
+
+def test_no_worker_starts_before_it_is_needed():
+    code = (
+        "import numpy as np, fastopt; from fastopt import _pool;"
+        "fastopt.set_num_threads(3); o = fastopt.Adam();"
+        "o.update({'p': np.ones(1000)}, {'p': np.ones(1000)}); print(_pool.count_workers());"
+        "o.update({'q': np.ones(10**6)}, {'q': np.ones(10**6)}); print(_pool.count_workers())"
+    )
+    assert run(code).stdout.split() == ["0", "2"]
+
+
+def test_more_threads_than_cores_or_jobs():
+    want = train(reference.Adam, 1, steps=3)
+    for n in (1, 2, 5, 64, 2, 1):
+        fastopt.set_num_threads(n)
+        assert_array_equal(train(fastopt.Adam, 1, steps=3), want)
+
+
+def test_callers_at_once_get_the_bits_they_get_alone():
+    classes = [getattr(fastopt, name) for name in fastopt.optimizers.__all__]
+    want = [train(cls, seed) for seed, cls in enumerate(classes)]
+    got = [None] * len(classes)
+    barrier = threading.Barrier(len(classes))
+
+    def work(i):
+        barrier.wait()
+        got[i] = train(classes[i], i)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(classes))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for g, w in zip(got, want, strict=True):
+        assert_array_equal(g, w)
+
+
+def test_one_optimizer_in_two_python_threads_is_an_error_or_in_turn():
+    size, steps = 2_000_000, 10
+    optimizer, errors, done = fastopt.SGD(lr=1.0), [], []
+    params, grads = {"p": np.zeros(size)}, {"p": np.full(size, -1.0)}
+
+    def work():
+        for _ in range(steps):
+            try:
+                optimizer.update(params, grads)
+                done.append(1)
+            except RuntimeError as error:
+                errors.append(str(error))
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all("in the middle of another update" in error for error in errors)
+    assert len(errors) + len(done) == 3 * steps
+    assert_array_equal(params["p"], np.full(size, float(len(done))))
+
+
+def test_other_python_threads_run_on_beside_a_long_update():
+    size = 8_000_000
+    params, grads = {"p": np.ones(size)}, {"p": np.ones(size)}
+    optimizer = fastopt.Adam()
+    optimizer.update(params, grads)
+    ticks, stop = [], threading.Event()
+
+    def count():
+        while not stop.is_set():
+            ticks.append(time.perf_counter())
+            time.sleep(0.0005)
+
+    counter = threading.Thread(target=count)
+    counter.start()
+    spans = []
+    for _ in range(10):
+        start = time.perf_counter()
+        optimizer.update(params, grads)
+        spans.append((start, time.perf_counter()))
+    stop.set()
+    counter.join()
+    inside = sum(any(a < tick < b for a, b in spans) for tick in ticks)
+    assert inside >= 10  # with the GIL held there would be none
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_forked_child_works_and_gets_the_same_bits():
+    want = train(fastopt.Adam, 3)
+    assert _pool.count_workers() >= 1
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(60)
+        code = 1
+        try:
+            fresh = _pool.count_workers() == 0
+            code = 0 if fresh and np.array_equal(train(fastopt.Adam, 3), want) else 2
+            code = code or (0 if _pool.count_workers() == 1 else 3)
+        finally:
+            os.write(write, b"x")
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    os.close(read)
+    os.close(write)
+    assert_array_equal(train(fastopt.Adam, 3), want)  # and the parent goes on
+
+
+def train_in_child(seed):
+    fastopt.set_num_threads(2)
+    return train(fastopt.Adam, seed, steps=5)
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_multiprocessing(method):
+    want = [train_in_child(seed) for seed in range(2)]
+    with multiprocessing.get_context(method).Pool(2) as pool:
+        got = pool.map_async(train_in_child, range(2)).get(timeout=120)
+    for g, w in zip(got, want, strict=True):
+        assert_array_equal(g, w)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_fork_while_another_thread_updates():
+    stop = threading.Event()
+
+    def work():
+        while not stop.is_set():
+            train(fastopt.Adam, 0, steps=3)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        for _ in range(10):
+            pid = os.fork()
+            if pid == 0:
+                signal.alarm(60)
+                code = 1
+                try:
+                    train(fastopt.Adam, 1, steps=2)
+                    code = 0
+                finally:
+                    os._exit(code)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    finally:
+        stop.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("ending", ["pass", "raise SystemExit(0)", "import os; os._exit(0)"])
+def test_interpreter_exits_while_workers_live(ending):
+    code = (
+        "import numpy as np, fastopt; fastopt.set_num_threads(4); o = fastopt.Adam();"
+        f"o.update({{'p': np.ones(10**6)}}, {{'p': np.ones(10**6)}}); {ending}"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], timeout=60, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_interpreter_exits_while_a_daemon_thread_updates():
+    code = """
+import threading, numpy as np, fastopt
+fastopt.set_num_threads(2)
+def work():
+    o, p = fastopt.Adam(), {"p": np.ones(10**6)}
+    while True:
+        o.update(p, p)
+threading.Thread(target=work, daemon=True).start()
+import time; time.sleep(0.3)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], timeout=60, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("size", [1000, LARGE])
+def test_steps_allocate_nothing_that_grows(size):
+    tracemalloc = pytest.importorskip("tracemalloc")
+    optimizer = fastopt.Adam()
+    params = {key: np.ones(size // 10) for key in range(10)}
+    grads = {key: np.ones(size // 10) for key in range(10)}
+
+    def used_after(steps):
+        for _ in range(steps):
+            optimizer.update(params, grads)
+        return tracemalloc.get_traced_memory()[0]
+
+    def counts_of_references():
+        return [sys.getrefcount(kept[3]) for kept in (params, grads, optimizer.m, optimizer.v)]
+
+    optimizer.update(params, grads)
+    counts = counts_of_references()
+    tracemalloc.start()
+    try:
+        first = used_after(100)
+        assert used_after(200 if size == LARGE else 10_000) - first < 500
+    finally:
+        tracemalloc.stop()
+    assert counts_of_references() == counts
+
+
+def test_resident_memory_does_not_grow():
+    resource = pytest.importorskip("resource")
+    optimizer = fastopt.Adam()
+    params, grads = ({key: np.ones(20) for key in range(10)} for _ in range(2))
+
+    def peak_after(steps):
+        for _ in range(steps):
+            optimizer.update(params, grads)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    first = peak_after(1000)
+    assert peak_after(20_000) - first < 1000  # KiB, on Linux

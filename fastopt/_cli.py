@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import fastopt
 import fastopt.optimizers
@@ -27,9 +28,6 @@ from fastopt.experiments import (
     valley_optimizers,
 )
 from fastopt.plotting import FORMATS, plot_losses, plot_trajectories, replacing, save
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["main"]
 
@@ -75,6 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     prog = f"{parser.prog} {args.command}"
     try:
         args.run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:  # as after `| head`; the flush at exit shall not complain of it either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         sys.stderr.write(_line(prog, "interrupted"))
         return _INTERRUPTED
@@ -269,17 +271,21 @@ def _compare(args: argparse.Namespace) -> None:
         )
     images, pixels = data[0][0].shape
     net = "-".join(map(str, [pixels, *args.hidden, 10]))
-    print(_table(comparison))
-    print(
+    report = (
+        f"{_table(comparison)}\n"
         f"{args.iterations:,} steps of {args.batch_size:,} images, net {net}, {args.dtype}: "
         f"{comparison.seconds:.1f} s\n"
         "final loss: mean of the last 100 steps; ms per step: gradient and update, median"
     )
     losses = {name: training.losses for name, training in comparison.trainings.items()}
-    if args.history:
-        _write_history(args.history, losses, first_step=1)
     title = f"Training loss on {images:,} MNIST images, batches of {args.batch_size:,}"
-    _save_picture(plot_losses(losses, title), args.output)
+    try:
+        if args.history:
+            _write_history(args.history, losses, first_step=1)
+        save(plot_losses(losses, title), args.output)
+    finally:  # a full disk doesn't cost the table, nor a reader who has left the files
+        print(report)
+    _print_files(args)
 
 
 def _trajectories(args: argparse.Namespace) -> None:
@@ -294,7 +300,8 @@ def _trajectories(args: argparse.Namespace) -> None:
         }
         _write_history(args.history, columns, first_step=0)
     learning_rates = {name: optimizer.lr for name, optimizer in optimizers.items()}
-    _save_picture(plot_trajectories(paths, learning_rates), args.output)
+    save(plot_trajectories(paths, learning_rates), args.output)
+    _print_files(args)
 
 
 def _require_matplotlib() -> None:
@@ -360,9 +367,9 @@ def _write_history(path: Path, columns: Mapping[str, Sequence[float]], first_ste
         writer.writerow(["step", *columns])
         rows = zip(*columns.values(), strict=True)
         writer.writerows([step, *row] for step, row in enumerate(rows, first_step))
-    print(f"history: {path}")
 
 
-def _save_picture(figure: Figure, path: Path) -> None:
-    save(figure, path)
-    print(f"picture: {path}")
+def _print_files(args: argparse.Namespace) -> None:
+    if args.history:
+        print(f"history: {args.history}")
+    print(f"picture: {args.output}")

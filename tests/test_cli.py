@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import subprocess
 import sys
 import time
@@ -259,6 +260,18 @@ def test_interrupted_while_it_writes(folder, capsys, monkeypatch):
     assert list(folder.iterdir()) == []
 
 
+def test_table_survives_a_full_disk(capsys, monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(_cli, "save", fail)
+    assert run("compare", *QUICK) == 1
+    out, err = capsys.readouterr()
+    assert out.startswith("optimizer ")
+    assert "picture" not in out
+    one_line(err, "fastopt compare: error: ")
+
+
 @pytest.mark.parametrize("error", [OSError(28, "No space left"), MemoryError()])
 def test_what_fails_later_is_one_line_too(error, folder, capsys, monkeypatch):
     def fail(*args, **kwargs):
@@ -326,6 +339,17 @@ class TestProcess:
         done = python("-m", "fastopt", "compare", "--iterations", "0")
         assert (done.returncode, done.stdout) == (2, "")
         one_line(done.stderr, "fastopt compare: error: ")
+
+    @pytest.mark.skipif(os.name != "posix", reason="another error where pipes are others")
+    def test_reader_who_has_left_is_no_error_to_tell(self, tmp_path):
+        read, write = os.pipe()
+        os.close(read)
+        output = tmp_path / "a.png"
+        command = [sys.executable, "-m", "fastopt", "compare", *QUICK, "--output", str(output)]
+        done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, check=False)
+        os.close(write)
+        assert (done.returncode, done.stderr) == (1, b"")
+        assert output.exists()
 
     @pytest.mark.parametrize("module", ["fastopt", "fastopt._cli"])
     def test_import_takes_neither_matplotlib_nor_tqdm(self, module):

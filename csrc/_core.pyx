@@ -2,15 +2,20 @@
 # the first write, raises every error, finds the pointers and calls the kernels with the GIL
 # released. Formulas belong in rules.pxi, hyper-parameters in fastopt/optimizers.py.
 #
-# Stepper.step:  gather -> check each entry -> check overlaps -> cut into jobs
+# Stepper.step:  is it the last step again?                                      (GIL, a few ns an array)
+#                else gather -> check each entry -> check overlaps -> cut into jobs
 #                -> enter new states                                             (GIL, can raise)
-#                -> kernels, on this thread or on the pool's                     (no GIL)
+#                -> kernels, on this thread or on the pool's                     (no GIL if it is long)
 #                -> write back what had no layout of its own to be updated in    (GIL)
 #
 # An entry is one parameter with its operands: the parameter, its gradient, its states. Where all of
 # them are native arrays of one dtype, one shape and one contiguous layout, the kernel works on them
 # directly. Where one is not (strided, unaligned, byte-swapped, another dtype, a plain number), a
 # packed copy stands in for it and is written back afterwards.
+#
+# The entries outlive the step. A later step over arrays of the same memory, shape, dtype and flags
+# needs no further check, whichever objects they are: `is_known_step` compares just that, on the
+# objects that the dicts hold now. It runs no Python code and takes no references.
 
 from cpython.dict cimport PyDict_GetItemWithError, PyDict_Next, PyDict_SetItem, PyDict_Size
 from cpython.mem cimport PyMem_Free, PyMem_Realloc
@@ -46,6 +51,7 @@ cdef extern from "numpy/arrayobject.h" nogil:
     void* PyArray_DATA(PyArrayObject*) noexcept
     PyArray_Descr* PyArray_DESCR(PyArrayObject*) noexcept
     bint PyArray_ISNBO(char byteorder) noexcept
+    bint PyArray_CheckExact(PyObject*) noexcept
 
 cdef extern from *:
     """
@@ -77,6 +83,10 @@ cdef enum:
     # A step that moves fewer bytes stays on the calling thread: waking a worker costs it
     # 5 to 10 µs (bench/threads.py measures where two threads begin to gain)
     THREADING_BYTES = 1_000_000
+    # One that moves fewer keeps the GIL: it is over sooner than another thread could take it up
+    GIL_BYTES = 200_000
+    # Arrays of more dimensions are checked anew in each step
+    MAX_KNOWN_NDIM = 4
 
 cdef enum:
     PARAM = 0  # the operands of an entry
@@ -85,17 +95,22 @@ cdef enum:
     MAX_OPERANDS = STATE + MAX_STATES
 
 cdef struct Operand:
-    PyObject* array   # owned: the array to read or update; for a plain number its 0-d copy
+    PyObject* array   # the array to read or update; for a plain number its 0-d copy. Owned during a
+    #                   checked step, borrowed during a known one, stale between steps
     PyObject* packed  # owned or NULL: the contiguous copy that stands in for it
     char* data        # what the kernel works on; NULL for a state that the rule does not have
     char* low         # first byte it occupies in memory, and the one behind its last
     char* high
+    int flags         # NumPy's
 
 cdef struct Entry:
-    PyObject* key     # owned
-    PyObject* value   # owned: what the mapping holds for the key
+    PyObject* key     # owned or NULL, as the next
+    PyObject* value   # what the mapping holds for the key
     Operand[MAX_OPERANDS] operands
     Py_ssize_t size
+    PyArray_Descr* descr
+    int ndim
+    cnp.npy_intp[MAX_KNOWN_NDIM] dims
     bint is_double
     bint is_number    # the mapping holds a plain number, to be rebound
     bint is_packed    # some operand has a packed copy
@@ -136,9 +151,13 @@ cdef class Stepper:
     cdef readonly str rule_name
     cdef readonly tuple state_names
     cdef int n_operands
+    cdef readonly object steps  # how many have been completed
     cdef bint busy             # a step is under way
-    cdef Entry* entries        # of the step under way
+    cdef Entry* entries        # of the step under way, or the last one
     cdef Py_ssize_t n_entries
+    cdef bint is_known         # the entries are those of a step that may be compared with
+    cdef bint owns_references  # the entries hold references
+    cdef Py_ssize_t bytes_moved
     cdef Py_ssize_t capacity
     cdef Job* jobs             # of the step under way, if it is for several threads
     cdef Py_ssize_t n_jobs
@@ -147,13 +166,14 @@ cdef class Stepper:
     cdef Py_ssize_t n_written
     cdef bint is_disjoint      # no two of `written` have overlapping bounds
 
-    def __cinit__(self, str rule, tuple state_names):
+    def __cinit__(self, str rule, tuple state_names, steps=0):
         self.rule = find_rule(rule)
         if len(state_names) != self.rule.n_states:
             raise ValueError(f"rule {rule} has {self.rule.n_states} states, not {state_names}")
         self.rule_name = rule
         self.state_names = state_names
         self.n_operands = STATE + self.rule.n_states
+        self.steps = steps
 
     def __dealloc__(self):
         PyMem_Free(self.entries)
@@ -161,10 +181,11 @@ cdef class Stepper:
         PyMem_Free(self.written)
 
     def __reduce__(self):
-        return Stepper, (self.rule_name, self.state_names)
+        return Stepper, (self.rule_name, self.state_names, self.steps)
 
-    def __deepcopy__(self, memo):
-        return Stepper(self.rule_name, self.state_names)
+    def set_steps(self, steps):
+        """Set how many steps count as completed."""
+        self.steps = steps
 
     def step(self, params, grads, tuple states, tuple coefficients):
         """Update all parameters and states in place.
@@ -180,36 +201,133 @@ cdef class Stepper:
         """
         cdef double[MAX_COEFFICIENTS] c
         cdef Py_ssize_t i
-        cdef int n_threads
-        cdef Step context
         if len(coefficients) != self.rule.n_coefficients or len(states) != self.rule.n_states:
             raise TypeError(f"rule {self.rule_name} was called with the wrong number of arguments")
         for i in range(len(coefficients)):
             c[i] = coefficients[i]
         if self.busy:
             raise RuntimeError("this optimizer is in the middle of another update")
+        if self.is_known_step(params, grads, states):
+            self.execute(c)
+        else:
+            self.busy = True
+            try:
+                self.check_step(params, grads, states)
+                self.execute(c)
+                self.write_back(params)
+            finally:
+                self.release()
+                self.busy = False
+        self.steps += 1
+
+    cdef int check_step(self, params, grads, tuple states) except -1:
+        """Find and check all that a step reads and writes; nothing is written but new states."""
+        self.is_known = False
+        self.n_entries = 0
+        self.owns_references = True
+        self.gather(params)
+        self.check(as_dict("grads", grads), states)
+        self.check_numbers(params)
+        self.check_overlaps()
+        self.cut_into_jobs()
+        self.enter_new_states(states)
+        self.is_known = self.is_disjoint and self.is_plain()
+        return 0
+
+    cdef int execute(self, const double* c) except -1:
+        """Call the kernels: here and now if that is short, else without the GIL."""
+        cdef Step context
+        cdef int n_threads
+        cdef bint borrowed = not self.owns_references
+        if self.bytes_moved < GIL_BYTES:
+            self.run(c)
+            return 0
+        if borrowed:
+            self.own_references()
         self.busy = True
-        try:
-            self.gather(params)
-            self.check(as_dict("grads", grads), states)
-            self.check_numbers(params)
-            self.check_overlaps()
-            self.cut_into_jobs()
-            self.enter_new_states(states)
-            context = Step(self.rule, &c[0], self.jobs)
-            n_threads = pool.claim() if self.n_jobs > 1 else 1
-            with nogil:
-                if n_threads > 1:
-                    pool.run(n_threads, run_job, &context, self.n_jobs)
-                else:
-                    self.run(c)
-            self.write_back(params)
-        finally:
+        context = Step(self.rule, c, self.jobs)
+        n_threads = pool.claim() if self.n_jobs > 1 else 1
+        with nogil:
+            if n_threads > 1:
+                pool.run(n_threads, run_job, &context, self.n_jobs)
+            else:
+                self.run(c)
+        if borrowed:
             self.release()
             self.busy = False
+        return 0
+
+    cdef bint is_plain(self) noexcept:
+        """Tell whether the entries can be recognised in a later step."""
+        cdef Py_ssize_t i
+        cdef Entry* entry
+        for i in range(self.n_entries):
+            entry = &self.entries[i]
+            if entry.is_number or entry.is_packed or entry.ndim > MAX_KNOWN_NDIM:
+                return False
+        return self.n_entries > 0
+
+    cdef bint is_known_step(self, params, grads, tuple states) noexcept:
+        """Tell whether a step is over the same memory as the last one; find its arrays if so.
+
+        The dicts are walked side by side: their keys must be the same objects in the same order.
+        """
+        cdef Py_ssize_t i = 0, at_param = 0, at_grad = 0
+        cdef Py_ssize_t[MAX_STATES] at_state
+        cdef int k
+        cdef PyObject* key
+        cdef PyObject* array
+        cdef Entry* entry
+        if not self.is_known or type(params) is not dict or type(grads) is not dict:
+            return False
+        for k in range(self.rule.n_states):
+            at_state[k] = 0
+            if type(states[k]) is not dict:
+                return False
+        while PyDict_Next(params, &at_param, &key, &array):
+            if i == self.n_entries:
+                return False
+            entry = &self.entries[i]
+            if not is_known_operand(entry, PARAM, array):
+                return False
+            array = next_value(grads, &at_grad, key)
+            if array == NULL or not (
+                is_known_operand(entry, GRAD, array) or self.is_new_gradient(entry, array)
+            ):
+                return False
+            for k in range(self.rule.n_states):
+                array = next_value(states[k], &at_state[k], key)
+                if array == NULL or not is_known_operand(entry, STATE + k, array):
+                    return False
+            i += 1
+        return i == self.n_entries
+
+    cdef bint is_new_gradient(self, Entry* entry, PyObject* array) noexcept:
+        """Tell whether a gradient is like the last but for its memory, which nothing writes to."""
+        cdef Operand* g = &entry.operands[GRAD]
+        cdef Py_ssize_t j
+        cdef char* data
+        if not PyArray_CheckExact(array):
+            return False
+        data = <char*> PyArray_DATA(<PyArrayObject*> array)
+        j = self.first_ending_behind(data)
+        if j < self.n_written and self.written[j].low < data + (g.high - g.low):
+            return False
+        g.high += data - g.low
+        g.low = g.data = data
+        return is_known_operand(entry, GRAD, array)
+
+    cdef void own_references(self) noexcept:
+        """Hold on to the arrays of a known step: without the GIL others may let go of them."""
+        cdef Py_ssize_t i
+        cdef int k
+        for i in range(self.n_entries):
+            for k in range(self.n_operands):
+                Py_XINCREF(self.entries[i].operands[k].array)
+        self.owns_references = True
 
     cdef int gather(self, params) except -1:
-        """Make an entry of every item. No Python code runs while the dict is walked."""
+        """Make an entry of every item; no Python code runs while the dict is walked."""
         cdef dict items = as_dict("params", params)
         cdef PyObject* key
         cdef PyObject* value
@@ -310,9 +428,14 @@ cdef class Stepper:
             layout = cnp.NPY_ARRAY_C_CONTIGUOUS
         entry.is_double = type_num == cnp.NPY_FLOAT64
         entry.size = count(p)
+        entry.descr = PyArray_DESCR(p)
+        entry.ndim = PyArray_NDIM(p)
+        for k in range(min(entry.ndim, <int> MAX_KNOWN_NDIM)):
+            entry.dims[k] = PyArray_DIMS(p)[k]
         for k in range(self.n_operands):
             a = <PyArrayObject*> entry.operands[k].array
             set_bounds(&entry.operands[k])
+            entry.operands[k].flags = PyArray_FLAGS(a)
             if (
                 PyArray_FLAGS(a) & (layout | cnp.NPY_ARRAY_ALIGNED)
                 != layout | cnp.NPY_ARRAY_ALIGNED
@@ -464,15 +587,16 @@ cdef class Stepper:
 
     cdef int cut_into_jobs(self) except -1:
         """Cut the entries into jobs, or into none if the step is too small for several threads."""
-        cdef Py_ssize_t i, first, n = 0, bytes_moved = 0
+        cdef Py_ssize_t i, first, n = 0
         cdef Entry* entry
-        self.n_jobs = 0
+        self.n_jobs = self.bytes_moved = 0
         for i in range(self.n_entries):
             entry = &self.entries[i]
             n += entry.size // CHUNK + 1
-            bytes_moved += entry.size * (8 if entry.is_double else 4)
+            self.bytes_moved += entry.size * (8 if entry.is_double else 4)
         # each element of p and of the states is read and written, of g read
-        if bytes_moved * (3 + 2 * self.rule.n_states) < THREADING_BYTES:
+        self.bytes_moved *= 3 + 2 * self.rule.n_states
+        if self.bytes_moved < THREADING_BYTES:
             return 0
         if n > self.jobs_capacity:
             jobs = <Job*> PyMem_Realloc(self.jobs, n * sizeof(Job))
@@ -515,7 +639,36 @@ cdef class Stepper:
         cdef Py_ssize_t i
         for i in range(self.n_entries):
             release_entry(&self.entries[i])
-        self.n_entries = 0
+        self.owns_references = False
+
+
+cdef inline PyObject* next_value(dict items, Py_ssize_t* position, PyObject* key) noexcept:
+    """Return the next value of a dict if it stands under the given key, else NULL."""
+    cdef PyObject* own_key
+    cdef PyObject* value
+    if PyDict_Next(items, position, &own_key, &value) and own_key == key:
+        return value
+    return NULL
+
+
+cdef inline bint is_known_operand(Entry* entry, int k, PyObject* array) noexcept:
+    """Tell whether an array has the memory, shape, dtype and flags that were checked; keep it."""
+    cdef PyArrayObject* a = <PyArrayObject*> array
+    cdef Operand* operand = &entry.operands[k]
+    cdef int d
+    if (
+        not PyArray_CheckExact(array)
+        or <char*> PyArray_DATA(a) != operand.data
+        or PyArray_FLAGS(a) != operand.flags
+        or PyArray_DESCR(a) != entry.descr
+        or PyArray_NDIM(a) != entry.ndim
+    ):
+        return False
+    for d in range(entry.ndim):
+        if PyArray_DIMS(a)[d] != entry.dims[d]:
+            return False
+    operand.array = array
+    return True
 
 
 cdef void run_job(void* context, Py_ssize_t job) noexcept nogil:
@@ -752,10 +905,12 @@ cdef int compare_spans(const void* a, const void* b) noexcept nogil:
 
 
 cdef void release_entry(Entry* entry) noexcept:
+    """Give the references back; what was found of the arrays stays, to be compared with."""
     cdef int k
     Py_XDECREF(entry.key)
     Py_XDECREF(entry.value)
+    entry.key = entry.value = NULL
     for k in range(MAX_OPERANDS):
         Py_XDECREF(entry.operands[k].array)
         Py_XDECREF(entry.operands[k].packed)
-    memset(entry, 0, sizeof(Entry))
+        entry.operands[k].array = entry.operands[k].packed = NULL

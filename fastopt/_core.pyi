@@ -6,7 +6,9 @@ compiler: str
 class Stepper:
     rule_name: str
     state_names: tuple[str, ...]
-    def __init__(self, rule: str, state_names: tuple[str, ...]) -> None: ...
+    steps: int
+    def __init__(self, rule: str, state_names: tuple[str, ...], steps: int = 0) -> None: ...
+    def set_steps(self, steps: int) -> None: ...
     def step(
         self,
         params: MutableMapping[Any, Any],

@@ -260,11 +260,18 @@ class Adam(_Optimizer):
         self.lr = lr
         self.beta1 = beta1
         self.beta2 = beta2
-        self.iter = 0
 
     def update(self, params: MutableMapping[Any, Any], grads: Mapping[Any, Any]) -> None:
-        steps = self.iter + 1
+        steps = self._stepper.steps + 1
         beta1, beta2 = self.beta1, self.beta2
         lr_t = self.lr * math.sqrt(1.0 - beta2**steps) / (1.0 - beta1**steps)
         self._stepper.step(params, grads, (self.m, self.v), (lr_t, 1.0 - beta1, 1.0 - beta2, EPS))
-        self.iter = steps  # only now: after an error it is as it was
+
+    @property
+    def iter(self) -> int:
+        """Steps taken; the core counts those that it has completed."""
+        return self._stepper.steps
+
+    @iter.setter
+    def iter(self, steps: int) -> None:
+        self._stepper.set_steps(steps)

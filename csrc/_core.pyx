@@ -82,7 +82,7 @@ cdef enum:
     CHUNK = 16384
     # A step that moves fewer bytes stays on the calling thread: waking a worker costs it
     # 5 to 10 µs (bench/threads.py measures where two threads begin to gain)
-    THREADING_BYTES = 1_000_000
+    THREADING_BYTES = 8_000_000
     # One that moves fewer keeps the GIL: it is over sooner than another thread could take it up
     GIL_BYTES = 200_000
     # Arrays of more dimensions are checked anew in each step

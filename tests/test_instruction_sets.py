@@ -15,8 +15,8 @@ from fastopt import _instruction_sets, _pool
 
 # around the widths of all registers; past one chunk and its neighbours; past the size from which a
 # step is shared out, in one array and in many
-SHAPES = [0, 1, 7, 8, 9, 15, 16, 17, 31, 33, 53, (37, 3), 16383, 16384, 16385, 32769, (300, 1001)]
-STEPS = 4
+SHAPES = [0, 1, 7, 8, 9, 15, 16, 17, 31, 33, 53, (37, 3), 16383, 16384, 16385, 32769, (700, 1001)]
+STEPS = 3
 
 
 def compare_with_twins(threads):

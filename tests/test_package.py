@@ -7,6 +7,7 @@ import inspect
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -97,6 +98,18 @@ def test_version_is_that_of_the_installed_package():
 def test_examples(name):
     results = doctest.testmod(importlib.import_module(f"fastopt.{name}"))
     assert results.failed == 0
+
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+@pytest.mark.skipif(not README.is_file(), reason="the tests are away from the sources")
+def test_examples_of_the_readme():
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    fit, digits = (run(block) for block in blocks)
+    numbers = [float(number) for number in re.findall(r"-?\d+\.\d*", fit)]
+    assert numbers == pytest.approx([1, -2, 3, 0.5], abs=1e-3)
+    assert float(digits) > 0.8
 
 
 @pytest.mark.parametrize("name", sorted(PUBLIC - {"__version__"}))

@@ -1,0 +1,34 @@
+"""pytest-benchmark groups of one optimizer step: cases × optimizers × libraries.
+
+    pytest bench/test_optimizer_step.py --benchmark-group-by=group
+
+Libraries take turns in one process with a pause between, so that idle workers of one do not slow
+the next; `bench/compare.py` gives each a process of its own and prints ratios. Nothing is asserted
+of times.
+"""
+
+import time
+
+import pytest
+from cases import NAMED, arrays
+from libraries import LIBRARIES, N_STATES, UnavailableError
+
+import fastopt
+
+
+@pytest.fixture(autouse=True)
+def _pause():
+    time.sleep(0.2)
+
+
+@pytest.mark.parametrize("library", [name for name in LIBRARIES if name != "memory"])
+@pytest.mark.parametrize("optimizer", N_STATES)
+@pytest.mark.parametrize("case", NAMED)
+def test_step(benchmark, case, optimizer, library):
+    benchmark.group = f"{optimizer}, {case}"
+    params, grads = arrays(case)
+    try:
+        step = LIBRARIES[library](optimizer, params, grads, fastopt.get_num_threads())
+    except UnavailableError as reason:
+        pytest.skip(str(reason))
+    benchmark(step)

@@ -1,7 +1,7 @@
 """One optimizer step in each library: `LIBRARIES[name](optimizer, params, grads, threads)`.
 
-Each returns a function that takes one step, as its users would write it, or raises UnavailableError: a
-library that is not installed, or that has no such optimizer, is left out. Peers are optional.
+Each returns a function that takes one step, as its users would write it, or raises
+UnavailableError: a library that is not installed, or that has no such optimizer, is left out.
 """
 
 from __future__ import annotations

@@ -2,11 +2,11 @@
 # the first write, raises every error, finds the pointers and calls the kernels with the GIL
 # released. Formulas belong in rules.pxi, hyper-parameters in fastopt/optimizers.py.
 #
-# Stepper.step:  is it the last step again?                                      (GIL, a few ns an array)
-#                else gather -> check each entry -> check overlaps -> cut into jobs
-#                -> enter new states                                             (GIL, can raise)
-#                -> kernels, on this thread or on the pool's                     (no GIL if it is long)
-#                -> write back what had no layout of its own to be updated in    (GIL)
+# Stepper.step:  is it the last step again?                       (GIL, a few ns an array)
+#                else gather -> check each entry -> check overlaps
+#                -> cut into jobs -> enter new states             (GIL, can raise)
+#                -> kernels, on this thread or on the pool's      (no GIL if it is long)
+#                -> write back what was packed or a plain number  (GIL)
 #
 # An entry is one parameter with its operands: the parameter, its gradient, its states. Where all of
 # them are native arrays of one dtype, one shape and one contiguous layout, the kernel works on them
@@ -52,6 +52,10 @@ cdef extern from "numpy/arrayobject.h" nogil:
     PyArray_Descr* PyArray_DESCR(PyArrayObject*) noexcept
     bint PyArray_ISNBO(char byteorder) noexcept
     bint PyArray_CheckExact(PyObject*) noexcept
+
+cdef extern from "Python.h":
+    bint PyUnicode_CheckExact(PyObject*) noexcept
+    int PyUnicode_Compare(PyObject*, PyObject*) noexcept
 
 cdef extern from *:
     """
@@ -151,7 +155,8 @@ cdef class Stepper:
     cdef readonly str rule_name
     cdef readonly tuple state_names
     cdef int n_operands
-    cdef readonly object steps  # how many have been completed
+    cdef readonly long long steps  # how many have been completed
+    cdef readonly long long known_steps  # how many of them needed no further check
     cdef bint busy             # a step is under way
     cdef Entry* entries        # of the step under way, or the last one
     cdef Py_ssize_t n_entries
@@ -166,7 +171,7 @@ cdef class Stepper:
     cdef Py_ssize_t n_written
     cdef bint is_disjoint      # no two of `written` have overlapping bounds
 
-    def __cinit__(self, str rule, tuple state_names, steps=0):
+    def __cinit__(self, str rule, tuple state_names, long long steps=0):
         self.rule = find_rule(rule)
         if len(state_names) != self.rule.n_states:
             raise ValueError(f"rule {rule} has {self.rule.n_states} states, not {state_names}")
@@ -183,7 +188,7 @@ cdef class Stepper:
     def __reduce__(self):
         return Stepper, (self.rule_name, self.state_names, self.steps)
 
-    def set_steps(self, steps):
+    def set_steps(self, long long steps):
         """Set how many steps count as completed."""
         self.steps = steps
 
@@ -209,6 +214,7 @@ cdef class Stepper:
             raise RuntimeError("this optimizer is in the middle of another update")
         if self.is_known_step(params, grads, states):
             self.execute(c)
+            self.known_steps += 1
         else:
             self.busy = True
             try:
@@ -270,7 +276,8 @@ cdef class Stepper:
     cdef bint is_known_step(self, params, grads, tuple states) noexcept:
         """Tell whether a step is over the same memory as the last one; find its arrays if so.
 
-        The dicts are walked side by side: their keys must be the same objects in the same order.
+        The dicts are walked side by side: their keys must be the same objects, or equal strings, in
+        the same order.
         """
         cdef Py_ssize_t i = 0, at_param = 0, at_grad = 0
         cdef Py_ssize_t[MAX_STATES] at_state
@@ -646,7 +653,11 @@ cdef inline PyObject* next_value(dict items, Py_ssize_t* position, PyObject* key
     """Return the next value of a dict if it stands under the given key, else NULL."""
     cdef PyObject* own_key
     cdef PyObject* value
-    if PyDict_Next(items, position, &own_key, &value) and own_key == key:
+    if PyDict_Next(items, position, &own_key, &value) and (
+        own_key == key
+        or PyUnicode_CheckExact(own_key) and PyUnicode_CheckExact(key)
+        and PyUnicode_Compare(own_key, key) == 0
+    ):
         return value
     return NULL
 

@@ -7,6 +7,7 @@ class Stepper:
     rule_name: str
     state_names: tuple[str, ...]
     steps: int
+    known_steps: int
     def __init__(self, rule: str, state_names: tuple[str, ...], steps: int = 0) -> None: ...
     def set_steps(self, steps: int) -> None: ...
     def step(

@@ -42,9 +42,9 @@ def fraction(name: str, value: Any) -> float:
 
 
 def count(name: str, value: Any) -> int:
-    """Accept a whole number ≥ 0."""
+    """Accept a whole number from 0 to 2⁵³, beyond which floats would skip some."""
     number = _as_float(name, value)
-    if not (number >= 0.0 and number.is_integer()):
+    if not (0.0 <= number <= 2.0**53 and number.is_integer()):
         raise ValueError(f"{name} must be a whole number, at least 0, got {value!r}")
     return int(number)
 

@@ -6,8 +6,8 @@ the core. What the mathematics says is in `fastopt.reference`, which equals thes
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, MutableMapping
+from math import sqrt
 from typing import Any, ClassVar
 
 from numpy.typing import NDArray
@@ -262,10 +262,10 @@ class Adam(_Optimizer):
         self.beta2 = beta2
 
     def update(self, params: MutableMapping[Any, Any], grads: Mapping[Any, Any]) -> None:
-        steps = self._stepper.steps + 1
-        beta1, beta2 = self.beta1, self.beta2
-        lr_t = self.lr * math.sqrt(1.0 - beta2**steps) / (1.0 - beta1**steps)
-        self._stepper.step(params, grads, (self.m, self.v), (lr_t, 1.0 - beta1, 1.0 - beta2, EPS))
+        stepper, beta1, beta2 = self._stepper, self.beta1, self.beta2
+        steps = stepper.steps + 1
+        lr_t = self.lr * sqrt(1.0 - beta2**steps) / (1.0 - beta1**steps)
+        stepper.step(params, grads, (self.m, self.v), (lr_t, 1.0 - beta1, 1.0 - beta2, EPS))
 
     @property
     def iter(self) -> int:

@@ -349,6 +349,26 @@ def test_the_compiled_path_is_taken(row, dtype):
         np.add(params["p"], 1)  # the twin, too, would have failed
 
 
+@every_optimizer
+@pytest.mark.parametrize("size", [5, 40_000])  # with the GIL and without
+def test_unchanged_arrays_are_not_checked_again(row, size):
+    ours, theirs = ({f"k{i}": np.ones((size, i)) for i in range(4)} for _ in range(2))
+    compiled, twin = row.compiled(), row.twin()
+    for step in range(6):
+        # fresh gradients in fresh dicts with keys of their own
+        grads = {f"k{i}": np.full((size, i), step - 2.5) for i in range(4)}
+        compiled.update(ours, grads)
+        twin.update(theirs, grads)
+    assert compiled._stepper.known_steps == 5
+    assert_same(row, compiled, twin, ours, theirs)
+    ours["k1"] = theirs["k1"] = np.ones((size, 1))
+    compiled.update(ours, grads)
+    assert compiled._stepper.known_steps == 5
+    compiled.update(ours, dict(reversed(grads.items())))
+    compiled.update(ours, grads)
+    assert compiled._stepper.known_steps == 6
+
+
 def test_the_table_names_every_optimizer():
     names = {row.name for row in TABLE}
     assert names == set(fastopt.optimizers.__all__) == set(reference.optimizers.__all__)

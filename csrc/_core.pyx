@@ -89,6 +89,12 @@ cdef enum:
     THREADING_BYTES = 8_000_000
     # One that moves fewer keeps the GIL: it is over sooner than another thread could take it up
     GIL_BYTES = 200_000
+    # The widest register and a cache line. Arrays of the system's own making begin 16 bytes into
+    # one; stepping over them from there splits every access in two and makes loads wait for stores
+    # 4096 bytes away: up to twice the time with AVX-512 (bench/alignment.py)
+    ALIGNMENT = 64
+    # Shorter arrays are not worth a second call
+    MIN_ALIGNED_BYTES = 1024
     # Arrays of more dimensions are checked anew in each step
     MAX_KNOWN_NDIM = 4
 
@@ -112,6 +118,7 @@ cdef struct Entry:
     PyObject* value   # what the mapping holds for the key
     Operand[MAX_OPERANDS] operands
     Py_ssize_t size
+    Py_ssize_t head   # elements before the parameter's first aligned one
     PyArray_Descr* descr
     int ndim
     cnp.npy_intp[MAX_KNOWN_NDIM] dims
@@ -453,6 +460,7 @@ cdef class Stepper:
                 entry.is_packed = True
                 a = <PyArrayObject*> entry.operands[k].packed
             entry.operands[k].data = <char*> PyArray_DATA(a)
+        entry.head = unaligned_head(entry)
         return 0
 
     cdef int check_overlaps(self) except -1:
@@ -594,7 +602,7 @@ cdef class Stepper:
 
     cdef int cut_into_jobs(self) except -1:
         """Cut the entries into jobs, or into none if the step is too small for several threads."""
-        cdef Py_ssize_t i, first, n = 0
+        cdef Py_ssize_t i, first, size, n = 0
         cdef Entry* entry
         self.n_jobs = self.bytes_moved = 0
         for i in range(self.n_entries):
@@ -612,9 +620,12 @@ cdef class Stepper:
             self.jobs, self.jobs_capacity = jobs, n
         for i in range(self.n_entries):
             entry = &self.entries[i]
-            for first in range(0, entry.size, CHUNK):
-                self.jobs[self.n_jobs] = Job(entry, first, min(CHUNK, entry.size - first))
+            first = 0
+            while first < entry.size:
+                size = min(CHUNK + (entry.head if first == 0 else 0), entry.size - first)
+                self.jobs[self.n_jobs] = Job(entry, first, size)
                 self.n_jobs += 1
+                first += size
         return 0
 
     cdef void run(self, const double* c) noexcept nogil:
@@ -691,7 +702,17 @@ cdef void run_job(void* context, Py_ssize_t job) noexcept nogil:
 cdef inline void call_kernel(
     const Rule* rule, const double* c, Entry* entry, Py_ssize_t first, Py_ssize_t size,
 ) noexcept nogil:
-    """Take a stretch of an entry through the rule."""
+    """Take a stretch of an entry through the rule, the elements before alignment by themselves."""
+    if first == 0 and entry.head:
+        call_kernel_at(rule, c, entry, 0, entry.head)
+        first = entry.head
+        size -= entry.head
+    call_kernel_at(rule, c, entry, first, size)
+
+
+cdef inline void call_kernel_at(
+    const Rule* rule, const double* c, Entry* entry, Py_ssize_t first, Py_ssize_t size,
+) noexcept nogil:
     cdef Operand* o = entry.operands
     if entry.is_double:
         rule.float64(
@@ -851,6 +872,14 @@ cdef PyObject* pack(PyArrayObject* a, PyArrayObject* p, int layout) except NULL:
         packed = np.array(<object> a, dtype=(<object> p).dtype.newbyteorder("="), order=order)
     Py_INCREF(packed)
     return <PyObject*> packed
+
+
+cdef Py_ssize_t unaligned_head(Entry* entry) noexcept:
+    """Return how many elements of the parameter lie before its first aligned one, if it is long."""
+    cdef Py_ssize_t item = 8 if entry.is_double else 4
+    if entry.size * item < MIN_ALIGNED_BYTES:
+        return 0
+    return (-<size_t> entry.operands[PARAM].data) % ALIGNMENT // item
 
 
 cdef void set_array(Operand* operand, PyObject* array) noexcept:

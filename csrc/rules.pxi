@@ -4,6 +4,9 @@
 #
 # c: coefficients, computed in double and rounded once to the dtype of the arrays
 # n: length of the chunk; p: parameters, updated; g: gradients, only read; the rest: state, updated
+#
+# A rule reads all of an element before it writes any: large arrays lie at equal places in their
+# pages, and a processor takes a load behind a store 4096 bytes away for a load of what was stored.
 
 from cython cimport floating
 from libc.math cimport sqrt, sqrtf
@@ -29,30 +32,39 @@ cdef void momentum(
     const double* c, Py_ssize_t n, floating* p, const floating* g, floating* v, floating* _s2,
 ) noexcept nogil:
     cdef floating lr = <floating> c[0], momentum = <floating> c[1]
+    cdef floating p_i, g_i, v_i
     cdef Py_ssize_t i
     for i in range(n):
-        v[i] = momentum * v[i] - lr * g[i]
-        p[i] = p[i] + v[i]
+        p_i, g_i, v_i = p[i], g[i], v[i]
+        v_i = momentum * v_i - lr * g_i
+        p_i = p_i + v_i
+        p[i], v[i] = p_i, v_i
 
 
 cdef void nesterov(
     const double* c, Py_ssize_t n, floating* p, const floating* g, floating* v, floating* _s2,
 ) noexcept nogil:
     cdef floating lr = <floating> c[0], momentum = <floating> c[1]
+    cdef floating p_i, g_i, v_i
     cdef Py_ssize_t i
     for i in range(n):
-        v[i] = momentum * v[i] - lr * g[i]
-        p[i] = p[i] + (momentum * v[i] - lr * g[i])
+        p_i, g_i, v_i = p[i], g[i], v[i]
+        v_i = momentum * v_i - lr * g_i
+        p_i = p_i + (momentum * v_i - lr * g_i)
+        p[i], v[i] = p_i, v_i
 
 
 cdef void adagrad(
     const double* c, Py_ssize_t n, floating* p, const floating* g, floating* h, floating* _s2,
 ) noexcept nogil:
     cdef floating lr = <floating> c[0], eps = <floating> c[1]
+    cdef floating p_i, g_i, h_i
     cdef Py_ssize_t i
     for i in range(n):
-        h[i] = h[i] + g[i] * g[i]
-        p[i] = p[i] - lr * g[i] / (root(h[i]) + eps)
+        p_i, g_i, h_i = p[i], g[i], h[i]
+        h_i = h_i + g_i * g_i
+        p_i = p_i - lr * g_i / (root(h_i) + eps)
+        p[i], h[i] = p_i, h_i
 
 
 cdef void rmsprop(
@@ -60,11 +72,14 @@ cdef void rmsprop(
 ) noexcept nogil:
     cdef floating lr = <floating> c[0], decay_rate = <floating> c[1]
     cdef floating one_minus_decay_rate = <floating> c[2], eps = <floating> c[3]
+    cdef floating p_i, g_i, h_i
     cdef Py_ssize_t i
     for i in range(n):
-        h[i] = decay_rate * h[i]
-        h[i] = h[i] + one_minus_decay_rate * g[i] * g[i]
-        p[i] = p[i] - lr * g[i] / (root(h[i]) + eps)
+        p_i, g_i, h_i = p[i], g[i], h[i]
+        h_i = decay_rate * h_i
+        h_i = h_i + one_minus_decay_rate * g_i * g_i
+        p_i = p_i - lr * g_i / (root(h_i) + eps)
+        p[i], h[i] = p_i, h_i
 
 
 cdef void adam(
@@ -72,8 +87,11 @@ cdef void adam(
 ) noexcept nogil:
     cdef floating lr_t = <floating> c[0], one_minus_beta1 = <floating> c[1]
     cdef floating one_minus_beta2 = <floating> c[2], eps = <floating> c[3]
+    cdef floating p_i, g_i, m_i, v_i
     cdef Py_ssize_t i
     for i in range(n):
-        m[i] = m[i] + one_minus_beta1 * (g[i] - m[i])
-        v[i] = v[i] + one_minus_beta2 * (g[i] * g[i] - v[i])
-        p[i] = p[i] - lr_t * m[i] / (root(v[i]) + eps)
+        p_i, g_i, m_i, v_i = p[i], g[i], m[i], v[i]
+        m_i = m_i + one_minus_beta1 * (g_i - m_i)
+        v_i = v_i + one_minus_beta2 * (g_i * g_i - v_i)
+        p_i = p_i - lr_t * m_i / (root(v_i) + eps)
+        p[i], m[i], v[i] = p_i, m_i, v_i

@@ -26,6 +26,7 @@ from libc.stdlib cimport qsort
 from libc.string cimport memcmp, memset, strcmp
 from pool_api cimport PoolApi
 
+import os
 from collections.abc import Mapping
 
 cimport numpy as cnp
@@ -119,7 +120,6 @@ cdef struct Entry:
     Operand[MAX_OPERANDS] operands
     Py_ssize_t size
     Py_ssize_t head   # elements before the parameter's first aligned one
-    PyArray_Descr* descr
     int ndim
     cnp.npy_intp[MAX_KNOWN_NDIM] dims
     bint is_double
@@ -147,6 +147,20 @@ cdef struct Span:
     int operand
 
 
+# Which process this is, counted in forks: a thread that was in a step is not there in the child.
+cdef long generation = 1
+
+
+def count_fork():
+    """Begin anew in a forked child."""
+    global generation
+    generation += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=count_fork)
+
+
 cdef class Stepper:
     """Takes the parameters of one optimizer through its rule, a call a step.
 
@@ -164,7 +178,7 @@ cdef class Stepper:
     cdef int n_operands
     cdef readonly long long steps  # how many have been completed
     cdef readonly long long known_steps  # how many of them needed no further check
-    cdef bint busy             # a step is under way
+    cdef long busy             # the process generation in which a step is under way, or 0
     cdef Entry* entries        # of the step under way, or the last one
     cdef Py_ssize_t n_entries
     cdef bint is_known         # the entries are those of a step that may be compared with
@@ -218,19 +232,19 @@ cdef class Stepper:
         for i in range(len(coefficients)):
             c[i] = coefficients[i]
         if self.busy:
-            raise RuntimeError("this optimizer is in the middle of another update")
+            self.check_busy()
         if self.is_known_step(params, grads, states):
             self.execute(c)
             self.known_steps += 1
         else:
-            self.busy = True
+            self.busy = generation
             try:
                 self.check_step(params, grads, states)
                 self.execute(c)
                 self.write_back(params)
             finally:
                 self.release()
-                self.busy = False
+                self.busy = 0
         self.steps += 1
 
     cdef int check_step(self, params, grads, tuple states) except -1:
@@ -239,7 +253,7 @@ cdef class Stepper:
         self.n_entries = 0
         self.owns_references = True
         self.gather(params)
-        self.check(as_dict("grads", grads), states)
+        self.check(self.gradients(grads), states)
         self.check_numbers(params)
         self.check_overlaps()
         self.cut_into_jobs()
@@ -257,7 +271,7 @@ cdef class Stepper:
             return 0
         if borrowed:
             self.own_references()
-        self.busy = True
+        self.busy = generation
         context = Step(self.rule, c, self.jobs)
         n_threads = pool.claim() if self.n_jobs > 1 else 1
         with nogil:
@@ -267,7 +281,15 @@ cdef class Stepper:
                 self.run(c)
         if borrowed:
             self.release()
-            self.busy = False
+            self.busy = 0
+        return 0
+
+    cdef int check_busy(self) except -1:
+        """Refuse a step within a step, unless that one was left behind in a parent process."""
+        if self.busy == generation:
+            raise RuntimeError("this optimizer is in the middle of another update")
+        self.n_entries = 0  # its references are those of a thread that does not exist here
+        self.is_known = self.owns_references = False
         return 0
 
     cdef bint is_plain(self) noexcept:
@@ -342,7 +364,7 @@ cdef class Stepper:
 
     cdef int gather(self, params) except -1:
         """Make an entry of every item; no Python code runs while the dict is walked."""
-        cdef dict items = as_dict("params", params)
+        cdef dict items = params if type(params) is dict else dict(as_mapping("params", params).items())
         cdef PyObject* key
         cdef PyObject* value
         cdef Py_ssize_t position = 0
@@ -357,6 +379,15 @@ cdef class Stepper:
             Py_XINCREF(value)
             entry.value = value
         return 0
+
+    cdef dict gradients(self, grads):
+        """Return the gradients as an exact dict; another mapping is asked for each parameter's."""
+        cdef Py_ssize_t i
+        if type(grads) is dict:
+            return grads
+        as_mapping("grads", grads)
+        keys = [<object> self.entries[i].key for i in range(self.n_entries)]
+        return {key: grads[key] for key in keys if key in grads}
 
     cdef int reserve(self, Py_ssize_t n) except -1:
         if n <= self.capacity:
@@ -442,7 +473,6 @@ cdef class Stepper:
             layout = cnp.NPY_ARRAY_C_CONTIGUOUS
         entry.is_double = type_num == cnp.NPY_FLOAT64
         entry.size = count(p)
-        entry.descr = PyArray_DESCR(p)
         entry.ndim = PyArray_NDIM(p)
         for k in range(min(entry.ndim, <int> MAX_KNOWN_NDIM)):
             entry.dims[k] = PyArray_DIMS(p)[k]
@@ -453,8 +483,7 @@ cdef class Stepper:
             if (
                 PyArray_FLAGS(a) & (layout | cnp.NPY_ARRAY_ALIGNED)
                 != layout | cnp.NPY_ARRAY_ALIGNED
-                or PyArray_DESCR(a).type_num != type_num
-                or not PyArray_ISNBO(PyArray_DESCR(a).byteorder)
+                or not is_native(a, type_num)
             ):
                 entry.operands[k].packed = pack(a, p, layout)
                 entry.is_packed = True
@@ -466,6 +495,11 @@ cdef class Stepper:
     cdef int check_overlaps(self) except -1:
         """Refuse arrays whose update would depend on the order in which they are updated."""
         cdef Py_ssize_t i
+        cdef int k
+        for i in range(self.n_entries):
+            for k in range(self.n_operands):
+                if k != GRAD:
+                    self.check_own_overlap(i, k)
         if not self.has_same_spans():
             self.n_written = 0  # nothing is known until all of the following has passed
             self.collect_spans()
@@ -500,7 +534,6 @@ cdef class Stepper:
                 operand = &self.entries[i].operands[k]
                 self.written[n] = Span(operand.low, operand.high, i, k)
                 n += 1
-                self.check_own_overlap(i, k)
         qsort(self.written, n, sizeof(Span), compare_spans)
         for i in range(n):
             j = i + 1
@@ -682,7 +715,7 @@ cdef inline bint is_known_operand(Entry* entry, int k, PyObject* array) noexcept
         not PyArray_CheckExact(array)
         or <char*> PyArray_DATA(a) != operand.data
         or PyArray_FLAGS(a) != operand.flags
-        or PyArray_DESCR(a) != entry.descr
+        or not is_native(a, cnp.NPY_FLOAT64 if entry.is_double else cnp.NPY_FLOAT32)
         or PyArray_NDIM(a) != entry.ndim
     ):
         return False
@@ -737,15 +770,12 @@ cdef const Rule* find_rule(str name) except NULL:
     raise ValueError(f"there is no rule {name!r}")
 
 
-cdef dict as_dict(str name, mapping):
-    """Return a mapping as an exact dict: itself, or a snapshot of another kind of mapping."""
-    if type(mapping) is dict:
-        return mapping
+cdef object as_mapping(str name, mapping):
     if not isinstance(mapping, Mapping):
         raise TypeError(
             f"{name} must be a mapping of names to arrays, got {type(mapping).__name__}"
         )
-    return dict(mapping)
+    return mapping
 
 
 cdef int raise_missing_gradient(key, dict grads) except -1:
@@ -808,17 +838,17 @@ cdef int check_gradient(Entry* entry) except -1:
         number = np.asarray(value)
         set_array(&entry.operands[GRAD], <PyObject*> number)
     g = <PyArrayObject*> entry.operands[GRAD].array
-    if not has_same_shape(g, p):
-        raise ValueError(
-            f"gradient of {<object> entry.key!r} has shape {(<object> g).shape}, "
-            f"the parameter has shape {(<object> p).shape}"
-        )
     if PyArray_DESCR(g).type_num != PyArray_DESCR(p).type_num:
         if (<object> g).dtype.kind not in "fiub":
             raise TypeError(
                 f"gradient of {<object> entry.key!r} has dtype {(<object> g).dtype}, "
                 "wants real numbers"
             )
+    if not has_same_shape(g, p):
+        raise ValueError(
+            f"gradient of {<object> entry.key!r} has shape {(<object> g).shape}, "
+            f"the parameter has shape {(<object> p).shape}"
+        )
     return 0
 
 
@@ -834,11 +864,20 @@ cdef int check_state(Entry* entry, int k, str name) except -1:
         raise ValueError(
             f"state {name}[{key!r}] has shape {(<object> s).shape} and dtype {(<object> s).dtype}, "
             f"the parameter now has shape {(<object> p).shape} and dtype {(<object> p).dtype}; "
-            f"delete {name}[{key!r}] to start it at zero"
+            f"delete the state of {key!r} to start it at zero"
         )
     if not PyArray_FLAGS(s) & cnp.NPY_ARRAY_WRITEABLE:
         raise ValueError(f"state {name}[{key!r}] is read-only")
     return 0
+
+
+cdef inline bint is_native(PyArrayObject* a, int type_num) noexcept:
+    """Tell whether an array is of a dtype, in this machine's byte order.
+
+    The descriptor itself is no mark of it: one that was let go of may lie where another one lay.
+    """
+    cdef PyArray_Descr* descr = PyArray_DESCR(a)
+    return descr.type_num == type_num and PyArray_ISNBO(descr.byteorder)
 
 
 cdef bint has_same_shape(PyArrayObject* a, PyArrayObject* b) noexcept:

@@ -80,16 +80,21 @@ cdef cnp.ndarray as_matrix(cnp.ndarray a, Matrix* matrix):
     elif cnp.PyArray_IS_F_CONTIGUOUS(a):
         matrix.ld = matrix.rows
         matrix.transposed = True
-    elif column == item and row >= matrix.columns * item and row % item == 0:
-        matrix.ld = as_int(row // item)
-    elif row == item and column >= matrix.rows * item and column % item == 0:
-        matrix.ld = as_int(column // item)
+    elif column == item and is_ld(row, matrix.columns, item):
+        matrix.ld = <int> (row // item)
+    elif row == item and is_ld(column, matrix.rows, item):
+        matrix.ld = <int> (column // item)
         matrix.transposed = True
     else:
         a = np.array(a, order="C")
         matrix.ld = matrix.columns
     matrix.data = cnp.PyArray_DATA(a)
     return a
+
+
+cdef bint is_ld(Py_ssize_t stride, Py_ssize_t length, Py_ssize_t item) noexcept:
+    """Tell whether BLAS can step from one stored row of a length to the next by a stride."""
+    return stride % item == 0 and length * item <= stride <= INT_MAX * item
 
 
 cdef void multiply(
@@ -217,7 +222,7 @@ cdef cnp.ndarray as_output(str name, out, like, tuple inputs):
         return empty_like(like)
     if not isinstance(out, np.ndarray) or out.dtype != like.dtype.newbyteorder("="):
         got = out.dtype if isinstance(out, np.ndarray) else type(out).__name__
-        raise TypeError(f"{name} must be a {like.dtype} array, got {got}")
+        raise TypeError(f"{name} must be a {like.dtype.newbyteorder('=')} array, got {got}")
     check_shape(name, out, like.shape)
     if not cnp.PyArray_ISCARRAY(out):
         raise ValueError(f"{name} must be C-contiguous, aligned and writeable")
@@ -321,8 +326,16 @@ def softmax_loss_forward(x, t):
     return loss, y, labels
 
 
-def softmax_loss_gradient(cnp.ndarray y, cnp.ndarray labels, double dout):
-    """Return dout·(y - t)/N, t the labels one-hot."""
+def softmax_loss_gradient(cnp.ndarray y, cnp.ndarray labels, Py_ssize_t classes, double dout):
+    """Return dout·(y - t)/N, t the labels one-hot, for what `softmax_loss_forward` returned."""
+    if (
+        cnp.PyArray_NDIM(y) != 2
+        or cnp.PyArray_TYPE(y) not in (cnp.NPY_FLOAT32, cnp.NPY_FLOAT64)
+        or not cnp.PyArray_ISCARRAY_RO(y)
+        or cnp.PyArray_DIM(y, 0) != cnp.PyArray_DIM(labels, 0)
+        or cnp.PyArray_DIM(y, 1) != classes
+    ):
+        raise ValueError(f"y was changed since forward: it is now {y.dtype}{(<object> y).shape}")
     cdef cnp.ndarray dx = empty_like(y)
     cdef int type_num = cnp.PyArray_TYPE(y)
     cdef Py_ssize_t n = cnp.PyArray_DIM(y, 0), m = cnp.PyArray_DIM(y, 1)

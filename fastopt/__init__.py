@@ -16,7 +16,7 @@ from fastopt._version import __version__
 from fastopt.optimizers import SGD, AdaGrad, Adam, Momentum, Nesterov, RMSprop
 
 if TYPE_CHECKING:
-    from fastopt import datasets, plotting, reference
+    from fastopt import datasets, experiments, plotting, reference
     from fastopt.layers import Affine, Relu, Sigmoid, SoftmaxWithLoss
     from fastopt.nets import MultiLayerNet, TwoLayerNet
 
@@ -35,6 +35,7 @@ __all__ = [
     "TwoLayerNet",
     "__version__",
     "datasets",
+    "experiments",
     "get_num_threads",
     "numerical_gradient",
     "plotting",
@@ -52,7 +53,7 @@ _LAZY = {
     "MultiLayerNet": "fastopt.nets",
     "TwoLayerNet": "fastopt.nets",
 }
-_LAZY_MODULES = ("datasets", "plotting", "reference")
+_LAZY_MODULES = ("datasets", "experiments", "plotting", "reference")
 
 
 def __getattr__(name: str) -> Any:

@@ -9,6 +9,8 @@ import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import numpy as np
+
 __all__ = ["EPS", "Hyperparameters", "count", "fraction", "non_negative"]
 
 EPS = 1e-7
@@ -17,9 +19,11 @@ EPS = 1e-7
 
 def _as_float(name: str, value: Any) -> float:
     """Return a number or 0-d array as a Python float; strings and bools are refused."""
-    if not isinstance(value, (str, bytes, bool)):
+    if not isinstance(value, (str, bytes, bytearray, bool, np.bool_)):
         try:
             return float(value)
+        except OverflowError:
+            return math.inf  # an integer beyond all floats
         except (TypeError, ValueError):
             pass
     raise TypeError(f"{name} must be a number, got {value!r}")
@@ -42,9 +46,9 @@ def fraction(name: str, value: Any) -> float:
 
 
 def count(name: str, value: Any) -> int:
-    """Accept a whole number from 0 to 2⁵³, beyond which floats would skip some."""
+    """Accept a whole number ≥ 0 and less than 2⁵³, from where on floats skip some."""
     number = _as_float(name, value)
-    if not (0.0 <= number <= 2.0**53 and number.is_integer()):
+    if not (0.0 <= number < 2.0**53 and number.is_integer()):
         raise ValueError(f"{name} must be a whole number, at least 0, got {value!r}")
     return int(number)
 
@@ -57,10 +61,21 @@ class Hyperparameters:
     """
 
     _checks: ClassVar[dict[str, Callable[[str, Any], float]]] = {}
+    _state_names: ClassVar[tuple[str, ...]] = ()
 
     def __setattr__(self, name: str, value: Any) -> None:
         check = self._checks.get(name)
-        object.__setattr__(self, name, value if check is None else check(name, value))
+        if check is not None:
+            value = check(name, value)
+        elif not self._may_have(name):
+            has = ", ".join((*self._checks, *self._state_names))
+            raise AttributeError(f"{type(self).__name__} has no {name!r}; it has {has}")
+        object.__setattr__(self, name, value)
+
+    def _may_have(self, name: str) -> bool:
+        """Tell whether an attribute is no slip of the pen; a user's own class may have any."""
+        is_own_class = type(self).__module__.partition(".")[0] == "fastopt"
+        return not is_own_class or name.startswith("_") or name in self._state_names
 
     def __repr__(self) -> str:
         values = (f"{name}={getattr(self, name)!r}" for name in self._checks if name != "iter")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Protocol
 
@@ -96,6 +97,8 @@ class MultiLayerNet:
         dtype: DTypeLike = np.float32,
         rng: int | np.random.Generator | None = None,
     ) -> None:
+        if not isinstance(hidden_size_list, Iterable):
+            raise TypeError(f"hidden_size_list must be a list of sizes, got {hidden_size_list!r}")
         sizes = _checked_sizes([input_size, *hidden_size_list, output_size])
         self.dtype = np.dtype(dtype)
         if self.dtype not in (np.float32, np.float64):
@@ -111,6 +114,7 @@ class MultiLayerNet:
         self._affines = [layers.Affine(params[f"W{i}"], params[f"b{i}"]) for i in numbers]
         self._activations = [kinds[activation]() for _ in numbers[:-1]]
         self._last = layers.SoftmaxWithLoss()
+        self._known_disjoint: list[Array] = []
 
     def predict(self, x: ArrayLike) -> Array:
         """Return the scores before softmax.
@@ -181,7 +185,7 @@ class MultiLayerNet:
         KeyError, TypeError, ValueError
             `out` lacks a key, or holds an array of another shape or dtype; nothing was written.
         """
-        grads = self._fresh_gradients() if out is None else self._checked_gradients(out)
+        grads = self._fresh_gradients() if out is None else self._checked_gradients(out, x)
         self._last.forward(self.predict(x), t)
         dout = self._last.backward()
         for i in reversed(range(len(self._affines))):
@@ -213,7 +217,7 @@ class MultiLayerNet:
     def _fresh_gradients(self) -> dict[str, Array]:
         return {key: np.empty(shape, self.dtype) for key, shape in self._shapes.items()}
 
-    def _checked_gradients(self, out: dict[str, Array]) -> dict[str, Array]:
+    def _checked_gradients(self, out: dict[str, Array], x: ArrayLike) -> dict[str, Array]:
         for key, shape in self._shapes.items():
             if key not in out:
                 raise KeyError(f"out has no array {key!r}")
@@ -223,11 +227,25 @@ class MultiLayerNet:
                 raise TypeError(f"out[{key!r}] must be a {self.dtype} array, got {got}")
             if array.shape != shape:
                 raise ValueError(f"out[{key!r}] has shape {array.shape}, wants {shape}")
-            if not (array.flags.c_contiguous and array.flags.writeable):
-                raise ValueError(f"out[{key!r}] must be C-contiguous and writeable")
-            if np.may_share_memory(array, self.params[key]):
-                raise ValueError(f"out[{key!r}] overlaps the parameter in memory")
+            if not array.flags.carray:
+                raise ValueError(f"out[{key!r}] must be C-contiguous, aligned and writeable")
+            if isinstance(x, np.ndarray) and np.may_share_memory(array, x):
+                raise ValueError(f"out[{key!r}] and x overlap in memory")
+        self._check_overlaps(out)
         return out
+
+    def _check_overlaps(self, out: dict[str, Array]) -> None:
+        """Refuse outputs in the memory of parameters or of each other, once for the same arrays."""
+        arrays = [(f"out[{key!r}]", out[key]) for key in self._shapes]
+        arrays += [(f"parameter {key!r}", self.params[key]) for key in self._shapes]
+        known = self._known_disjoint
+        if len(known) == len(arrays) and all(map(operator.is_, known, (a for _, a in arrays))):
+            return
+        for i, key in enumerate(self._shapes):
+            for name, other in arrays[i + 1 :]:
+                if np.may_share_memory(out[key], other):
+                    raise ValueError(f"out[{key!r}] and {name} overlap in memory")
+        self._known_disjoint = [array for _, array in arrays]
 
 
 class TwoLayerNet(MultiLayerNet):

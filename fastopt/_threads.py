@@ -17,12 +17,12 @@ VARIABLE = "FASTOPT_NUM_THREADS"
 
 
 def set_num_threads(n: int) -> None:
-    """Set how many threads one call into fastopt may use.
+    """Set how many threads one step of an optimizer may use.
 
     Parameters
     ----------
     n : int
-        From 1, the calling thread alone, to 64. Workers are started when a call is first large
+        From 1, the calling thread alone, to 64. Workers are started when a step is first large
         enough to gain from them, and sleep when there is no work. The results are the same bits
         whatever the number.
 
@@ -34,7 +34,8 @@ def set_num_threads(n: int) -> None:
     Notes
     -----
     The default is the number of cores that this process may use, or the environment variable
-    FASTOPT_NUM_THREADS.
+    FASTOPT_NUM_THREADS. The matrix products of layers and nets run on BLAS's own threads, which its
+    own variable sets (OPENBLAS_NUM_THREADS, before the first layer is made).
     """
     try:
         number = operator.index(n)
@@ -46,7 +47,7 @@ def set_num_threads(n: int) -> None:
 
 
 def get_num_threads() -> int:
-    """Return how many threads one call into fastopt may use, the calling one included."""
+    """Return how many threads one step of an optimizer may use, the calling one included."""
     return _pool.get_num_threads()
 
 

@@ -109,9 +109,10 @@ class Affine:
             The caller's own.
         """
         _require_forward(self, self._x)
-        dx, self.dW, self.db = _layers.affine_gradient(
-            dout, self._x, self.W, self.b, *(out or (None, None))
-        )
+        dW, db = (None, None) if out is None else out
+        if (dW is None) != (db is None):
+            raise TypeError("out must hold two arrays, for dW and db")
+        dx, self.dW, self.db = _layers.affine_gradient(dout, self._x, self.W, self.b, dW, db)
         return dx if len(self._shape) == 2 else dx.reshape(self._shape)
 
 
@@ -177,11 +178,6 @@ class Sigmoid:
 class SoftmaxWithLoss:
     """Softmax and cross-entropy: y = softmax(x), loss = -Σ log(y[t] + 1e-7) / N; dx = (y - t) / N.
 
-    Attributes
-    ----------
-    y : array (N, C) or None
-        The probabilities of the last `forward`.
-
     Examples
     --------
     >>> import numpy as np, fastopt
@@ -193,8 +189,14 @@ class SoftmaxWithLoss:
     """
 
     def __init__(self) -> None:
-        self.y: Array | None = None
+        self._y: Array | None = None
         self._t: Array | None = None
+        self._classes = 0
+
+    @property
+    def y(self) -> Array | None:
+        """The probabilities of the last `forward`, (N, C); `backward` reads them again."""
+        return self._y
 
     def forward(self, x: ArrayLike, t: ArrayLike) -> float:
         """Return the mean cross-entropy of scores and labels.
@@ -213,10 +215,11 @@ class SoftmaxWithLoss:
         TypeError
             Labels that are not integers, or scores that are not real.
         """
-        loss, self.y, self._t = _layers.softmax_loss_forward(x, t)
+        loss, self._y, self._t = _layers.softmax_loss_forward(x, t)
+        self._classes = self._y.shape[1]
         return loss
 
     def backward(self, dout: float = 1.0) -> Array:
         """Return dout·(y - t)/N, the gradient with respect to the scores, (N, C)."""
         _require_forward(self, self._t)
-        return _layers.softmax_loss_gradient(self.y, self._t, dout)
+        return _layers.softmax_loss_gradient(self._y, self._t, self._classes, dout)

@@ -6,14 +6,19 @@ the core. What the mathematics says is in `fastopt.reference`, which equals thes
 
 from __future__ import annotations
 
+import copy
+import inspect
 from collections.abc import Mapping, MutableMapping
 from math import sqrt
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from numpy.typing import NDArray
 
 from fastopt._core import Stepper
 from fastopt._hyperparameters import EPS, Hyperparameters, count, fraction, non_negative
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["SGD", "AdaGrad", "Adam", "Momentum", "Nesterov", "RMSprop"]
 
@@ -24,7 +29,6 @@ class _Optimizer(Hyperparameters):
     """What the optimizers share: a rule of the core, and a dict for each of its states."""
 
     _rule: ClassVar[str]
-    _state_names: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self) -> None:
         self._stepper = Stepper(self._rule, self._state_names)
@@ -33,7 +37,15 @@ class _Optimizer(Hyperparameters):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        cls.update.__doc__ = _Optimizer.update.__doc__
+        update = vars(cls).get("update")
+        if inspect.isfunction(update) and update.__doc__ is None:
+            update.__doc__ = _Optimizer.update.__doc__
+
+    def __copy__(self) -> Self:
+        new = object.__new__(type(self))
+        vars(new).update(vars(self))
+        vars(new)["_stepper"] = copy.copy(self._stepper)  # it counts the steps of one optimizer
+        return new
 
     def update(self, params: MutableMapping[Any, Any], grads: Mapping[Any, Any]) -> None:
         """Take one step: change every parameter, and the state, in place.
@@ -45,7 +57,8 @@ class _Optimizer(Hyperparameters):
             A Python float or NumPy scalar is replaced in the mapping.
         grads : mapping of the same keys to arrays, numbers or None
             Of the parameters' shapes. Another real dtype is cast to the parameter's first; None
-            leaves that parameter and its state as they are. They are never written.
+            leaves that parameter and its state as they are. They are never written; entries
+            without a parameter are ignored.
 
         Raises
         ------
@@ -55,7 +68,8 @@ class _Optimizer(Hyperparameters):
             A parameter that is not of float32 or float64, or a gradient that is not real.
         ValueError
             A gradient of another shape than its parameter; a read-only parameter; state that no
-            longer fits a parameter; parameters or gradients that overlap in memory.
+            longer fits a parameter; parameters, states or gradients that overlap in memory (an
+            array may be its own gradient, and gradients may share memory).
 
         Notes
         -----

@@ -46,6 +46,7 @@ REFUSED = {
     "complex gradient": (np.ones(3), np.ones(3, complex), TypeError, "complex128"),
     "object gradient": (np.ones(3), np.ones(3, object), TypeError, "object"),
     "string gradient": (np.ones(3), np.array(["1"] * 3), TypeError, "<U1"),
+    "complex gradient of another shape": (np.ones(3), np.ones(2, complex), TypeError, "complex"),
     "list as gradient": (np.ones(3), [1.0] * 3, TypeError, "list|array"),
     "tensor as gradient": (np.ones(3), Tensor(), TypeError, "Tensor"),
     "masked gradient": (np.ones(3), np.ma.masked_array(np.ones(3)), TypeError, "bad"),
@@ -145,6 +146,7 @@ STATES = {
     "dtype": (np.ones(4, np.float32), ValueError, "float32"),
     "read-only": (read_only(np.ones(4)), ValueError, "read-only"),
     "list": ([1.0] * 4, TypeError, "list"),
+    "masked": (np.ma.masked_array(np.ones(4)), TypeError, "a"),
 }
 
 
@@ -259,6 +261,40 @@ def test_elements_that_overlap_are_refused(row):
 
 
 @every_optimizer
+def test_elements_that_overlap_later_are_refused(row):
+    optimizer, p = row.compiled(), np.arange(4.0)
+    states = {name: np.zeros(4) for name in row.states}
+    for name, state in states.items():
+        getattr(optimizer, name)["p"] = state
+    optimizer.update({"p": p}, {"p": np.ones(4)})
+    kept = p.copy()
+    for name, state in states.items():
+        getattr(optimizer, name)["p"] = np.lib.stride_tricks.as_strided(state, (3, 2), (8, 8))
+    overlapping = np.lib.stride_tricks.as_strided(
+        p, (3, 2), (8, 8)
+    )  # of the same first and last byte
+    with pytest.raises(ValueError, match="elements of parameter 'p' overlap"):
+        optimizer.update({"p": overlapping}, {"p": np.ones((3, 2))})
+    assert_array_equal(p, kept)
+
+
+class Negated(dict):
+    """A dict that answers with something else than it holds."""
+
+    def __getitem__(self, key):
+        return -super().__getitem__(key)
+
+
+@every_optimizer
+def test_gradients_are_what_the_mapping_answers(row):
+    ours, theirs = {"p": np.ones(3)}, {"p": np.ones(3)}
+    row.compiled().update(ours, Negated(p=np.ones(3)))
+    row.twin().update(theirs, Negated(p=np.ones(3)))
+    assert_array_equal(ours["p"], theirs["p"])
+    assert np.all(ours["p"] > 1)
+
+
+@every_optimizer
 def test_interleaved_views_do_not_overlap(row):
     base, twin_base = np.ones((6, 6)), np.ones((6, 6))
     compiled, twin = row.compiled(), row.twin()
@@ -358,14 +394,14 @@ def test_update_inside_an_update_is_refused():
 
 
 OUT_OF_RANGE = {
-    "lr": [-1e-9, -1, float("nan"), float("inf"), -float("inf")],
+    "lr": [-1e-9, -1, float("nan"), float("inf"), -float("inf"), 10**400],
     "momentum": [-0.1, 1.0, 1.5, float("nan")],
     "decay_rate": [-0.1, 1.0, 2, float("nan")],
     "beta1": [-0.1, 1.0, float("nan")],
     "beta2": [-0.1, 1.0, float("nan")],
-    "iter": [-1, 1.5, float("nan"), float("inf")],
+    "iter": [-1, 1.5, float("nan"), float("inf"), 2**53 + 1, 10**400],
 }
-NO_NUMBERS = ["0.1", None, True, [0.1], 1j, np.ones(2)]
+NO_NUMBERS = ["0.1", bytearray(b"1"), None, True, np.True_, [0.1], 1j, np.ones(2)]
 
 
 @every_class
@@ -383,6 +419,18 @@ def test_hyperparameters_are_checked_when_set(row, cls):
                     with pytest.raises(exception, match=name):
                         cls(**{name: value})
                 assert getattr(optimizer, name) == before
+
+
+@every_class
+@pytest.mark.parametrize("name", ["learning_rate", "Lr", "eps", "weight_decay"])
+def test_unknown_attributes_are_refused(row, cls, name):
+    with pytest.raises(AttributeError, match=f"{row.name} has no '{name}'; it has lr"):
+        setattr(cls(), name, 0.1)
+
+    class Mine(cls):
+        pass
+
+    setattr(Mine(), name, 0.1)  # whoever writes a class of their own knows what they add
 
 
 @every_class

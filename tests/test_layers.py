@@ -122,8 +122,9 @@ def test_affine_writes_into_the_arrays_given(package):
     assert_array_equal(out[1], want[1])
 
 
-def test_affine_refuses_arrays_that_can_not_be_written():
-    layer = fastopt.Affine(np.ones((4, 5)), np.ones(5))
+@both
+def test_affine_refuses_arrays_that_can_not_be_written(package):
+    layer = package.Affine(np.ones((4, 5)), np.ones(5))
     layer.forward(np.ones((6, 4)))
     dout, db = np.ones((6, 5)), np.ones(5)
     shared = np.ones(30)
@@ -137,6 +138,9 @@ def test_affine_refuses_arrays_that_can_not_be_written():
     ):
         with pytest.raises(exception, match=message):
             layer.backward(shared.reshape(6, 5), out=(dW, db))
+    for out in ((np.ones((4, 5)),), (None, db), (np.ones((4, 5)), None)):
+        with pytest.raises((TypeError, ValueError)):
+            layer.backward(dout, out=out)
     layer.backward(dout)
 
 
@@ -158,6 +162,7 @@ BAD_AFFINE = {
     "rank 3": (np.ones((4, 2)), np.ones(2), np.ones((3, 2, 3)), ValueError, r"\(N, 4\)"),
     "complex x": (np.ones((4, 2)), np.ones(2), np.ones((3, 4), complex), TypeError, "complex"),
     "strings": (np.ones((4, 2)), np.ones(2), np.full((3, 4), "a"), TypeError, "x must be real"),
+    "W without columns": (np.ones((4, 0)), np.ones(0), np.ones((3, 4)), ValueError, "W has shape"),
     "flat W": (np.ones(4), np.ones(2), np.ones((3, 4)), ValueError, "W has shape"),
     "flat b": (np.ones((4, 2)), np.ones((1, 2)), np.ones((3, 4)), ValueError, "b has shape"),
     "long b": (np.ones((4, 2)), np.ones(3), np.ones((3, 4)), ValueError, r"\(3,\), wants \(2,\)"),
@@ -335,6 +340,8 @@ BAD_LABELS = {
     "float": (np.array([0.0, 1.0]), TypeError, "float64"),
     "bool": (np.array([True, False]), TypeError, "bool"),
     "strings": (np.array(["a", "b"]), TypeError, "<U1"),
+    "one-hot objects": (np.eye(3)[:2].astype(object), TypeError, "object"),
+    "one-hot complex": (np.eye(3)[:2].astype(complex), TypeError, "complex128"),
     "two ones": (np.array([[1, 0, 0], [1, 0, 1]]), ValueError, "sample 1 must hold a single 1"),
     "no one": (np.array([[0, 0, 0], [1, 0, 0]]), ValueError, "sample 0 must hold a single 1"),
     "soft": (np.array([[0.5, 0.5, 0], [1, 0, 0]]), ValueError, "sample 0 must hold a single 1"),
@@ -353,6 +360,23 @@ def test_bad_labels_are_refused(case):
         fastopt.layers.count_correct(scores, t)
     with pytest.raises(exception):
         reference.SoftmaxWithLoss().forward(scores, t)
+
+
+def test_probabilities_that_were_changed_are_refused():
+    layer = fastopt.SoftmaxWithLoss()
+    layer.forward(np.ones((2, 3)), [0, 1])
+    with pytest.raises(AttributeError):
+        layer.y = np.ones((200_000, 3))
+    for other in (
+        np.ones((2, 4)),
+        np.ones((3, 3)),
+        np.ones(6),
+        np.ones((2, 3), "i1"),
+        np.ones((3, 2)).T,
+    ):
+        layer._y = other
+        with pytest.raises(ValueError, match="y was changed since forward"):
+            layer.backward()
 
 
 @both

@@ -192,7 +192,16 @@ BAD_OUT = {
         lambda out, net: out.update(W1=np.ones((30, 20), "f4").T), ValueError, "W1.*C-contiguous",
     ),
     "the parameter": (
-        lambda out, net: out.update(W2=net.params["W2"]), ValueError, "W2.*overlaps",
+        lambda out, net: out.update(W2=net.params["W2"]), ValueError, "W2.*parameter 'W2' overlap",
+    ),
+    "another parameter": (
+        lambda out, net: out.update(b1=net.params["W2"][0, :30]), (TypeError, ValueError), "b1",
+    ),
+    "another output": (
+        lambda out, net: out.update(b1=out["W1"][0]), ValueError, r"out\['W1'\] and out\['b1'\]",
+    ),
+    "unaligned": (
+        lambda out, net: out.update(b1=np.zeros(121, "u1")[1:].view("f4")), ValueError, "aligned",
     ),
 }  # fmt: skip
 
@@ -269,6 +278,7 @@ def test_bad_batches_are_refused(package):
         ({"output_size": -1}, ValueError, "at least 1"),
         ({"hidden_size_list": [3, 0]}, ValueError, "at least 1"),
         ({"hidden_size_list": [3.5]}, TypeError, "3.5"),
+        ({"hidden_size_list": 3}, TypeError, "hidden_size_list"),
         ({"activation": "tanh"}, ValueError, "'tanh'"),
         ({"weight_init_std": "big"}, ValueError, "'big'"),
         ({"weight_init_std": -1}, ValueError, "weight_init_std"),

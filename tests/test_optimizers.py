@@ -369,6 +369,59 @@ def test_unchanged_arrays_are_not_checked_again(row, size):
     assert compiled._stepper.known_steps == 6
 
 
+def test_arrays_of_freed_dtypes_are_not_taken_for_known():
+    # a dtype object of its own (metadata; an unpickled array has one, too) may be let go of, and
+    # another one come to lie at its address
+    buffer, grads_buffer = np.zeros(4), np.ones(4)
+    dtype = np.dtype("f8", metadata={"x": 1})
+    address = id(dtype)
+    params, grads = {"p": buffer[:3].view(dtype)}, {"p": grads_buffer[:3].view(dtype)}
+    optimizer = fastopt.SGD(lr=1.0)
+    optimizer.update(params, grads)
+    del dtype
+    params.clear()
+    grads.clear()
+    kept = []
+    for _ in range(1000):
+        kept.append(np.dtype("i1", metadata={"x": 1}))
+        if id(kept[-1]) == address:
+            break
+    params["p"] = buffer.view("i1")[:3].view(kept[-1])
+    grads["p"] = grads_buffer.view("i1")[:3].view(kept[-1])
+    with pytest.raises(TypeError, match="int8"):
+        optimizer.update(params, grads)
+    assert_array_equal(buffer, [-1, -1, -1, 0])
+
+
+@every_optimizer
+def test_unpickled_arrays_are_known_from_step_to_step(row):
+    params = pickle.loads(pickle.dumps({"p": np.ones(9), "q": np.ones(3, np.float32)}))
+    grads = {"p": np.ones(9), "q": np.ones(3, np.float32)}
+    optimizer = row.compiled()
+    for _ in range(4):
+        optimizer.update(params, grads)
+    assert optimizer._stepper.known_steps == 3
+
+
+def test_shallow_copy_counts_its_own_steps():
+    for cls in (fastopt.Adam, reference.Adam):
+        optimizer, params = cls(), {"p": 1.0}
+        optimizer.update(params, {"p": 1.0})
+        other = copy.copy(optimizer)
+        other.update(params, {"p": 1.0})
+        assert (optimizer.iter, other.iter) == (1, 2)
+        assert other.m is optimizer.m
+
+
+def test_documentation_of_a_subclass_is_left_alone():
+    class Mine(fastopt.SGD):
+        def update(self, params, grads):
+            """Do nothing."""
+
+    assert Mine.update.__doc__ == "Do nothing."
+    assert "state that no" in fastopt.SGD.update.__doc__
+
+
 def test_the_table_names_every_optimizer():
     names = {row.name for row in TABLE}
     assert names == set(fastopt.optimizers.__all__) == set(reference.optimizers.__all__)

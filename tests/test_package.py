@@ -18,7 +18,7 @@ PUBLIC = {
     "SGD", "Momentum", "Nesterov", "AdaGrad", "RMSprop", "Adam",
     "Affine", "Relu", "Sigmoid", "SoftmaxWithLoss", "MultiLayerNet", "TwoLayerNet",
     "numerical_gradient", "set_num_threads", "get_num_threads", "show_config",
-    "datasets", "plotting", "reference", "__version__",
+    "datasets", "experiments", "plotting", "reference", "__version__",
 }  # fmt: skip
 
 
@@ -93,7 +93,15 @@ def test_version_is_that_of_the_installed_package():
 
 @pytest.mark.parametrize(
     "name",
-    ["_net", "_numerical_gradient", "datasets._mnist", "layers", "optimizers", "plotting"],
+    [
+        "_net",
+        "_numerical_gradient",
+        "datasets._mnist",
+        "experiments",
+        "layers",
+        "optimizers",
+        "plotting",
+    ],
 )
 def test_examples(name):
     results = doctest.testmod(importlib.import_module(f"fastopt.{name}"))

@@ -179,6 +179,37 @@ def test_forked_child_works_and_gets_the_same_bits():
     assert_array_equal(train(fastopt.Adam, 3), want)  # and the parent goes on
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_optimizer_that_was_in_a_step_when_forked_works_in_the_child():
+    optimizer, stop = fastopt.Adam(), threading.Event()
+    params, grads = ({key: np.ones(10**6) for key in range(6)} for _ in range(2))
+
+    def work():
+        while not stop.is_set():
+            optimizer.update(params, grads)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        for _ in range(5):
+            time.sleep(0.02)
+            pid = os.fork()
+            if pid == 0:
+                signal.alarm(60)
+                code = 1
+                try:
+                    for _ in range(3):
+                        optimizer.update(params, grads)
+                    code = 0
+                finally:
+                    os._exit(code)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    finally:
+        stop.set()
+        thread.join()
+
+
 def train_in_child(seed):
     fastopt.set_num_threads(2)
     return train(fastopt.Adam, seed, steps=5)

@@ -74,10 +74,27 @@ class Affine:
         W, b = _weights(self.W, self.b)
         dout = _as_dtype("dout", dout, W.dtype)
         _require_shape("dout", dout.shape, (len(x), len(b)))
-        self.dW, self.db = out or (np.empty_like(W), np.empty_like(b))
+        if out is not None:
+            _check_outputs(out, (W, b), (dout, x))
+        self.dW, self.db = out or (np.empty(W.shape, W.dtype.type), np.empty(b.shape, W.dtype.type))
         np.matmul(x.reshape(len(x), -1).T, dout, out=self.dW)
         np.sum(dout, axis=0, out=self.db)
         return (dout @ W.T).reshape(x.shape)
+
+
+def _check_outputs(
+    out: tuple[Array, Array], likes: tuple[Array, Array], inputs: tuple[Array, ...]
+) -> None:
+    for name, array, like in zip(("dW", "db"), out, likes, strict=True):
+        dtype = like.dtype.newbyteorder("=")
+        if not isinstance(array, np.ndarray) or array.dtype != dtype:
+            got = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+            raise TypeError(f"{name} must be a {dtype} array, got {got}")
+        _require_shape(name, array.shape, like.shape)
+        if not array.flags.carray:
+            raise ValueError(f"{name} must be C-contiguous, aligned and writeable")
+        if any(np.may_share_memory(array, other) for other in (*likes, *inputs)):
+            raise ValueError(f"{name} overlaps an input in memory")
 
 
 def _weights(W: Array, b: Array) -> tuple[Array, Array]:
@@ -88,6 +105,8 @@ def _weights(W: Array, b: Array) -> tuple[Array, Array]:
             raise ValueError(f"{name} has shape {array.shape}, wants {ndim} dimensions")
     if W.dtype.type is not b.dtype.type:
         raise TypeError(f"W is {W.dtype} but b is {b.dtype}")
+    if not W.size:
+        raise ValueError(f"W has shape {W.shape}, wants at least one row and one column")
     _require_shape("b", b.shape, W.shape[1:])
     return W, b
 
@@ -139,8 +158,13 @@ class SoftmaxWithLoss:
     """y = softmax(x), loss = -Σ log(y[t] + 1e-7) / N; dx = (y - t) / N."""
 
     def __init__(self) -> None:
-        self.y: Array | None = None
+        self._y: Array | None = None
         self._t: NDArray[np.intp] | None = None
+
+    @property
+    def y(self) -> Array | None:
+        """The probabilities of the last `forward`, (N, C)."""
+        return self._y
 
     def forward(self, x: ArrayLike, t: ArrayLike) -> float:
         """Return the mean cross-entropy of scores x (N, C) and labels t, (N,) or one-hot (N, C)."""
@@ -151,16 +175,16 @@ class SoftmaxWithLoss:
         with np.errstate(invalid="ignore"):  # a row with NaN or infinity gives NaN, unannounced
             e = np.exp(x - x.max(axis=1, keepdims=True))
             y = e / e.sum(axis=1, keepdims=True)
-        self.y, self._t = y, t
+        self._y, self._t = y, t
         chosen = y[np.arange(len(y)), t].astype(np.float64)
         return float(-np.sum(np.log(chosen + 1e-7)) / len(y))
 
     def backward(self, dout: float = 1.0) -> Array:
         """Return dout·(y - t)/N."""
-        y, t = _saved(self.y, self), _saved(self._t, self)
+        y, t = _saved(self._y, self), _saved(self._t, self)
         dx = y.copy()
         dx[np.arange(len(y)), t] -= 1
-        dx *= y.dtype.type(dout / len(y))
+        dx *= y.dtype.type(float(dout) / len(y))
         return np.asarray(dx)
 
 
@@ -168,6 +192,8 @@ def class_indices(t: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.intp]:
     """Return labels, integers (N,) or one-hot (N, C), as checked class indices (N,)."""
     t = np.asarray(t)
     n, classes = shape
+    if t.dtype.kind not in "fiub":
+        raise TypeError(f"labels must be integers or one-hot rows, got dtype {t.dtype}")
     if t.shape == (n, classes):
         if not np.all((t == 0) | (t == 1)) or not np.all(t.sum(axis=1) == 1):
             raise ValueError("one-hot labels must hold a single 1 in each row, else 0")

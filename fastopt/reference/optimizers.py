@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, MutableMapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +32,6 @@ class _Entry(NamedTuple):
 
 class _Optimizer(Hyperparameters):
     """A step over a mapping of parameters; a subclass gives the state's names and the rule."""
-
-    _state_names: ClassVar[tuple[str, ...]] = ()
 
     _rule: Callable[..., None]
     """_rule(p, g, *state, cast=…) updates p and its state in place; cast rounds a coefficient."""
@@ -91,7 +89,7 @@ class _Optimizer(Hyperparameters):
             for name in self._state_names
         )
         for name, s in zip(self._state_names, arrays, strict=True):
-            if not isinstance(s, np.ndarray):
+            if not isinstance(s, np.ndarray) or isinstance(s, np.ma.MaskedArray):
                 raise TypeError(f"state {name}[{key!r}] must be an array, got {type(s).__name__}")
             if s.shape != p.shape or s.dtype.type is not p.dtype.type:
                 raise ValueError(
@@ -122,7 +120,7 @@ def _gradient(key: Any, value: Any, p: Array) -> Array:
         raise TypeError(f"gradient of {key!r} must be real, got {g.dtype}")
     if g.shape != p.shape:
         raise ValueError(f"gradient of {key!r} has shape {g.shape}, the parameter {p.shape}")
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):
         return g.astype(p.dtype, copy=False)
 
 

@@ -364,7 +364,11 @@ cdef class Stepper:
 
     cdef int gather(self, params) except -1:
         """Make an entry of every item; no Python code runs while the dict is walked."""
-        cdef dict items = params if type(params) is dict else dict(as_mapping("params", params).items())
+        cdef dict items
+        if type(params) is dict:
+            items = params
+        else:
+            items = dict(as_mapping("params", params).items())
         cdef PyObject* key
         cdef PyObject* value
         cdef Py_ssize_t position = 0

@@ -116,6 +116,23 @@ def test_options_after_labels_are_by_name_only():
         load_mnist(True, True, False, "sample")
 
 
+@pytest.mark.parametrize("name", ["normalize", "flatten", "one_hot_label"])
+@pytest.mark.parametrize("flag", ["full", Path("folder"), 1, None])
+def test_flags_that_are_no_bools_are_refused(name, flag):
+    with pytest.raises(TypeError, match=rf"^{name}=.* not a bool; .* source="):
+        load_mnist(**{name: flag})
+
+
+def test_source_without_its_name_is_refused():
+    with pytest.raises(TypeError, match=r"normalize='full' is a str, not a bool"):
+        load_mnist("full")
+
+
+def test_flags_may_be_of_numpy():
+    (x, _), _ = load_mnist(np.False_, np.True_, np.bool_(False))
+    assert x.dtype == np.uint8
+
+
 def test_docstring_example():
     example = doctest.DocTestFinder().find(load_mnist, globs={})[0]
     assert doctest.DocTestRunner().run(example).failed == 0
@@ -412,7 +429,7 @@ def test_error_lists_every_address_with_its_reason(server, cache, monkeypatch, f
     assert lines[1].startswith(f"  {server.addresses[0]}{name}: ")
     assert lines[2] == f"  {server.addresses[1]}{name}: HTTP 404 Not Found"
     assert "source=FOLDER" in lines[3]
-    assert names_in(cache) == set()
+    assert not cache.parent.exists()
 
 
 def test_error_when_nobody_listens(server, cache, monkeypatch):
@@ -421,6 +438,15 @@ def test_error_when_nobody_listens(server, cache, monkeypatch):
     monkeypatch.setattr(_download, "ADDRESSES", (f"http://127.0.0.1:{port}/",))
     with pytest.raises(ConnectionError, match="refused"):
         load_mnist(source="full")
+    assert not cache.parent.exists()
+
+
+def test_failure_leaves_a_folder_that_was_there(server, cache):
+    cache.parent.mkdir()
+    server.answers = [missing, missing]
+    with pytest.raises(ConnectionError):
+        load_mnist(source="full")
+    assert list(cache.parent.iterdir()) == []
 
 
 def test_files_that_came_stay_when_a_later_one_fails(server, cache, arrays):
@@ -486,7 +512,7 @@ def test_interrupt_while_receiving_leaves_nothing(server, cache, monkeypatch):
     server.answers[0] = stalled_halfway
     with pytest.raises(KeyboardInterrupt):
         load_mnist(source="full")
-    assert names_in(cache) == set()
+    assert not cache.parent.exists()
     assert server.requests == [(0, f"{TRAIN_IMAGES}.gz")]
 
 
@@ -498,7 +524,7 @@ def test_interrupt_while_storing_leaves_nothing(server, cache, monkeypatch):
     monkeypatch.setattr(Path, "replace", interrupt)
     with pytest.raises(KeyboardInterrupt):
         load_mnist(source="full")
-    assert names_in(cache) == set()
+    assert not cache.parent.exists()
 
 
 def test_concurrent_downloads(server, cache, arrays):
@@ -543,7 +569,7 @@ def test_full_disk_is_not_blamed_on_the_addresses(server, cache, monkeypatch):
         load_mnist(source="full")
     assert not isinstance(caught.value, ConnectionError)
     assert len(server.requests) == 1
-    assert names_in(cache) == set()
+    assert not cache.parent.exists()
 
 
 @pytest.mark.parametrize(

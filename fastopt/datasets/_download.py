@@ -9,7 +9,7 @@ import sys
 import tempfile
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from importlib import import_module
 from pathlib import Path
@@ -90,16 +90,33 @@ def _sha256(content: bytes) -> str:
 def _fetch_into(folder: Path, names: list[str]) -> None:
     # A folder of one's own: unique under concurrent downloads, gone on any exception, and the
     # file made in it has the usual permissions, which a file made by tempfile has not.
-    with _writing_to(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = tempfile.TemporaryDirectory(prefix="download-", dir=folder)
-    with temporary:
+    with _making(folder), _temporary(folder) as temporary:
         for name in names:
             content = _download(name)
             with _writing_to(folder):
-                part = Path(temporary.name) / name
+                part = Path(temporary) / name
                 part.write_bytes(content)
                 part.replace(folder / name)
+
+
+@contextmanager
+def _making(folder: Path) -> Iterator[None]:
+    """Make a folder and its parents; those of them that stay empty are gone after the block."""
+    with _writing_to(folder):
+        new = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        with _writing_to(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        for path in new:
+            with suppress(OSError):  # it holds files, as it should
+                path.rmdir()
+
+
+def _temporary(folder: Path) -> tempfile.TemporaryDirectory[str]:
+    with _writing_to(folder):
+        return tempfile.TemporaryDirectory(prefix="download-", dir=folder)
 
 
 @contextmanager

@@ -77,7 +77,7 @@ def load_mnist(
         The download failed (ConnectionError, with the reason for each address), or its cache
         folder or a file can't be read or written.
     TypeError
-        `source` is neither a string nor a path.
+        `source` is neither a string nor a path, or a flag is no bool.
 
     Notes
     -----
@@ -98,10 +98,21 @@ def load_mnist(
     >>> x_train.shape, x_train.dtype
     ((6000, 1, 28, 28), dtype('uint8'))
     """
+    _check_flags(normalize=normalize, flatten=flatten, one_hot_label=one_hot_label)
     train, test = (
         (_images(x, normalize, flatten), _labels(t, one_hot_label)) for x, t in _raw(source)
     )
     return train, test
+
+
+def _check_flags(**flags: object) -> None:
+    """Refuse what would count as true, above all a source that was given without its name."""
+    for name, flag in flags.items():
+        if not isinstance(flag, bool | np.bool_):
+            raise TypeError(
+                f"{name}={flag!r} is a {type(flag).__name__}, not a bool; "
+                "the data set is chosen with source="
+            )
 
 
 def _raw(source: str | os.PathLike[str]) -> tuple[_RawPair, _RawPair]:

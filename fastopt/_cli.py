@@ -20,14 +20,16 @@ from typing import Any, NoReturn
 
 import fastopt
 import fastopt.optimizers
+from fastopt._files import replacing
 from fastopt.experiments import (
+    FINAL_STEPS,
     OPTIMIZERS,
     Comparison,
     compare_optimizers,
     trajectory,
     valley_optimizers,
 )
-from fastopt.plotting import FORMATS, plot_losses, plot_trajectories, replacing, save
+from fastopt.plotting import FORMATS, plot_losses, plot_trajectories, require_matplotlib, save
 
 __all__ = ["main"]
 
@@ -66,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         With status 2 for a bad argument, and with 0 after --help and --version.
     """
     parser = _parser()
-    args = parser.parse_args(argv)
+    args = _parsed(parser, argv)
     if args.command is None:
         parser.print_help()
         return 0
@@ -86,6 +88,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _parsed(parser: _Parser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the arguments; those that nobody knows are the command's error, not the program's."""
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        message = f"unrecognized arguments: {' '.join(unknown)}"
+        if args.command == "compare" and not unknown[0].startswith("-"):
+            message += "; the items of a list are separated by commas, as in --hidden 50,30"
+        getattr(args, "error", parser.error)(message)
+    return args
+
+
 def _line(prog: str, message: str) -> str:
     return f"{prog}: {' '.join(message.split())}\n"
 
@@ -102,7 +115,7 @@ def _parser() -> _Parser:
     _add_compare(commands)
     _add_trajectories(commands)
     info = commands.add_parser("info", help="version, instruction sets, threads, BLAS, compiler")
-    info.set_defaults(run=lambda args: fastopt.show_config())
+    info.set_defaults(run=lambda args: fastopt.show_config(), error=info.error)
     return parser
 
 
@@ -128,7 +141,7 @@ def _add_compare(commands: Any) -> None:
         type=_positive,
         default=128,
         metavar="N",
-        help=f"images in a step {default}",
+        help=f"images in a step, drawn with replacement {default}",
     )
     add(
         "--hidden",
@@ -155,7 +168,7 @@ def _add_compare(commands: Any) -> None:
     add("--dtype", choices=("float32", "float64"), default="float32", help=f"of the nets {default}")
     add("--seed", type=_seed, default=0, metavar="N", help=f"of weights and batches {default}")
     _add_common(parser, "fastopt-compare.png")
-    parser.set_defaults(run=_compare)
+    parser.set_defaults(run=_compare, error=parser.error)
 
 
 def _add_trajectories(commands: Any) -> None:
@@ -173,7 +186,7 @@ def _add_trajectories(commands: Any) -> None:
         help="of each path (default: %(default)s)",
     )
     _add_common(parser, "fastopt-trajectories.png")
-    parser.set_defaults(run=_trajectories)
+    parser.set_defaults(run=_trajectories, error=parser.error)
 
 
 def _add_common(parser: argparse.ArgumentParser, output: str) -> None:
@@ -270,22 +283,36 @@ def _compare(args: argparse.Namespace) -> None:
             progress=progress,
         )
     images, pixels = data[0][0].shape
-    net = "-".join(map(str, [pixels, *args.hidden, 10]))
-    report = (
-        f"{_table(comparison)}\n"
-        f"{args.iterations:,} steps of {args.batch_size:,} images, net {net}, {args.dtype}: "
-        f"{comparison.seconds:.1f} s\n"
-        "final loss: mean of the last 100 steps; ms per step: gradient and update, median"
-    )
     losses = {name: training.losses for name, training in comparison.trainings.items()}
-    title = f"Training loss on {images:,} MNIST images, batches of {args.batch_size:,}"
     try:
         if args.history:
             _write_history(args.history, losses, first_step=1)
-        save(plot_losses(losses, title), args.output)
+        save(plot_losses(losses, _title(args, images)), args.output)
     finally:  # a full disk doesn't cost the table, nor a reader who has left the files
-        print(report)
+        print(_table(comparison), _footer(args, pixels, comparison.seconds), sep="\n")
     _print_files(args)
+
+
+def _title(args: argparse.Namespace, images: int) -> str:
+    digits = _count(images, "MNIST image")
+    twins = "\n(NumPy twins)" if args.reference else ""
+    return f"Training loss on {digits}, batches of {args.batch_size:,}{twins}"
+
+
+def _footer(args: argparse.Namespace, pixels: int, seconds: float) -> str:
+    steps, batch = _count(args.iterations, "step"), _count(args.batch_size, "image")
+    net = "-".join(map(str, [pixels, *args.hidden, 10]))
+    twins = ", NumPy twins" if args.reference else ""
+    last = min(args.iterations, FINAL_STEPS)
+    final = f"mean of the last {last} steps" if last > 1 else "of the one step"
+    return (
+        f"{steps} of {batch}, net {net}, {args.dtype}{twins}: {seconds:.1f} s\n"
+        f"final loss: {final}; ms per step: gradient and update, median"
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _trajectories(args: argparse.Namespace) -> None:
@@ -300,15 +327,16 @@ def _trajectories(args: argparse.Namespace) -> None:
         }
         _write_history(args.history, columns, first_step=0)
     learning_rates = {name: optimizer.lr for name, optimizer in optimizers.items()}
-    save(plot_trajectories(paths, learning_rates), args.output)
+    defaults = [name for name, opt in optimizers.items() if opt.lr == type(opt)().lr]
+    save(plot_trajectories(paths, learning_rates, defaults), args.output)
     _print_files(args)
 
 
 def _require_matplotlib() -> None:
     try:
-        import matplotlib.figure  # noqa: F401
+        require_matplotlib()
     except ImportError as error:
-        raise _RunError('pictures need matplotlib: pip install "fastopt[cli]"') from error
+        raise _RunError(str(error)) from error
 
 
 def _load_mnist(source: str) -> Any:
@@ -317,7 +345,13 @@ def _load_mnist(source: str) -> Any:
     try:
         return load_mnist(source=source)
     except (OSError, ValueError) as error:
-        raise _RunError(str(error)) from error
+        raise _RunError(_for_the_command_line(str(error))) from error
+
+
+def _for_the_command_line(message: str) -> str:
+    """Put the lines of load_mnist's message into one, and name the option for its parameter."""
+    line = "; ".join(map(str.strip, message.splitlines())).replace(":; ", ": ")
+    return line.replace("load_mnist(source=FOLDER)", "--mnist FOLDER")
 
 
 def _classes(args: argparse.Namespace) -> ModuleType:

@@ -1,4 +1,4 @@
-"""Pictures of the two experiments, and writing a file whole or not at all.
+"""Pictures of the two experiments.
 
 matplotlib is imported only when something is drawn, and pyplot never: no display is needed and
 nothing stays behind in its global state. How the numbers come about belongs to `experiments`.
@@ -7,8 +7,7 @@ nothing stays behind in its global state. How the numbers come about belongs to 
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
@@ -17,13 +16,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastopt._files import replacing
 from fastopt.experiments import valley
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["FORMATS", "plot_losses", "plot_trajectories", "replacing", "save", "smooth_curve"]
+__all__ = ["FORMATS", "plot_losses", "plot_trajectories", "save", "smooth_curve"]
 
 Array = NDArray[np.float64]
 
@@ -38,6 +38,8 @@ _LOOKS = {
     "figure.constrained_layout.w_pad": 0.1,
     "figure.constrained_layout.h_pad": 0.1,
 }
+_DATELESS = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+_SHORT = 200  # steps; in fewer, the trend hardly differs from `smooth_curve`
 _SMALLEST_LOSS = 1e-6  # below it, the 1e-7 inside the loss's logarithm is all one sees
 
 
@@ -97,8 +99,9 @@ def plot_losses(
 ) -> Figure:
     """Draw the loss curves of several optimizers.
 
-    The strong line is the trend, a mean over some hundred steps; the faint one behind it is
-    `smooth_curve`. The loss axis is logarithmic where the trends span more than a decade, and
+    The bold line is the trend, a mean over some hundred steps; the faint one behind it is
+    `smooth_curve`. Fewer than 200 steps have no trend of their own: there `smooth_curve` is bold,
+    and alone. The loss axis is logarithmic where the bold lines span more than a decade, and
     leaves out a spike in the first hundredth of the steps.
 
     Parameters
@@ -112,27 +115,66 @@ def plot_losses(
     -------
     matplotlib.figure.Figure
         10 in × 5.8 in, for `save`; it belongs to no window.
+
+    Raises
+    ------
+    TypeError
+        `losses` is no mapping.
+    ValueError
+        There are no losses, or those of an optimizer are not one row of numbers.
+    ImportError
+        matplotlib is not installed.
     """
-    trends = {name: _trend(np.asarray(x, np.float64)) for name, x in losses.items()}
+    curves = _curves(losses)
+    smoothed = {name: smooth_curve(curve) for name, curve in curves.items()}
+    steps = max(map(len, curves.values()))
+    long = steps >= _SHORT
+    bold = {name: _trend(curve) for name, curve in curves.items()} if long else smoothed
     with _figure(10, 5.8) as figure:
         axes = figure.add_subplot()
-        axes.set(title=title, xlabel="step", ylabel="loss on the batch")
-        for i, (name, trend) in enumerate(trends.items()):
-            _draw_loss(axes, name, smooth_curve(losses[name]), trend, i / len(trends))
-        _scale_steps(axes, max(map(len, trends.values())))
-        _scale_losses(axes, trends.values())
-        _label_ends(axes, trends)
+        axes.set(title=title, xlabel="step", ylabel="loss on the batch after the step")
+        if long:
+            _draw_faint(axes, smoothed)
+        for i, (name, curve) in enumerate(bold.items()):
+            _draw_bold(axes, name, curve, i / len(bold))
+        _scale_steps(axes, steps)
+        _scale_losses(axes, bold.values())
+        _label_ends(axes, bold)
     return figure
 
 
-def _draw_loss(axes: Axes, name: str, smoothed: Array, trend: Array, stagger: float) -> None:
+def _curves(losses: Mapping[str, Sequence[float]]) -> dict[str, Array]:
+    """Return the losses as arrays, each with at least one value."""
+    if not isinstance(losses, Mapping):
+        raise TypeError(
+            f"losses is a {type(losses).__name__}, wants a mapping of names to losses, "
+            'such as {"SGD": [2.3, 1.9]}'
+        )
+    if not losses:
+        raise ValueError("losses is empty, wants at least one optimizer")
+    curves = {name: np.asarray(x, np.float64) for name, x in losses.items()}
+    for name, curve in curves.items():
+        if curve.ndim != 1 or curve.size == 0:
+            raise ValueError(
+                f"losses[{name!r}] has shape {curve.shape}, wants (N,) with at least one loss"
+            )
+    return curves
+
+
+def _draw_faint(axes: Axes, curves: Mapping[str, Array]) -> None:
+    """Draw the curves that show the scatter about the trend, and say below which line is which."""
+    for name, curve in curves.items():
+        color = _STYLES.get(name, _OTHER_STYLE).color
+        axes.plot(np.arange(1, len(curve) + 1), curve, color=color, linewidth=0.8, alpha=0.3)
+    axes.figure.supxlabel("bold: trend; faint: smoothed over 11 steps", fontsize=13, color="0.3")
+
+
+def _draw_bold(axes: Axes, name: str, curve: Array, stagger: float) -> None:
     color, dashes, marker = _STYLES.get(name, _OTHER_STYLE)
-    steps = np.arange(1, len(trend) + 1)
-    apart = max(1, len(trend) // 8)
-    axes.plot(steps, smoothed, color=color, linewidth=0.8, alpha=0.3)
+    apart = max(1, len(curve) // 8)
     axes.plot(
-        steps,
-        trend,
+        np.arange(1, len(curve) + 1),
+        curve,
         label=name,
         color=color,
         linestyle=dashes,
@@ -212,14 +254,18 @@ def _label_ends(axes: Axes, curves: Mapping[str, Array]) -> None:
 
 
 def _apart(heights: Sequence[float], gap: float) -> list[float]:
-    """Return ascending heights spread to at least `gap` from each other, up as much as down."""
+    """Return ascending heights in 0..1 spread to at least `gap`, up as much as down."""
     up = accumulate(heights, lambda below, height: max(height, below + gap))
     down = accumulate(reversed(heights), lambda above, height: min(height, above - gap))
-    return [(a + b) / 2 for a, b in zip(up, reversed(list(down)), strict=True)]
+    spread = [(a + b) / 2 for a, b in zip(up, reversed(list(down)), strict=True)]
+    room = gap * np.arange(len(spread))  # that those below, or above, need within the axes
+    return np.clip(spread, room, 1 - room[::-1]).tolist()  # type: ignore[no-any-return]
 
 
 def plot_trajectories(
-    paths: Mapping[str, ArrayLike], learning_rates: Mapping[str, float] | None = None
+    paths: Mapping[str, ArrayLike],
+    learning_rates: Mapping[str, float] | None = None,
+    defaults: Container[str] = (),
 ) -> Figure:
     """Draw the paths of several optimizers down the valley, a panel for each.
 
@@ -233,6 +279,8 @@ def plot_trajectories(
         them.
     learning_rates : mapping of str to float, optional
         Written beside the names.
+    defaults : container of str, optional
+        The optimizers whose learning rate nobody chose for the valley; it is marked "(default)".
 
     Returns
     -------
@@ -247,7 +295,8 @@ def plot_trajectories(
         for panel, (name, path) in zip(panels, points.items(), strict=False):
             _draw_trajectory(panel, name, path, x, y)
             rate = (learning_rates or {}).get(name)
-            panel.set_title(name if rate is None else f"{name}, lr = {rate:g}")
+            note = " (default)" if name in defaults else ""
+            panel.set_title(name if rate is None else f"{name}, lr = {rate:g}{note}")
             panel.set(xlabel="x", ylabel="y")
             panel.label_outer()
         for panel in panels[max(0, len(points) - 3) : len(points)]:  # the lowest of their column
@@ -284,9 +333,18 @@ def _draw_trajectory(axes: Axes, name: str, path: Array, x: Array, y: Array) -> 
     axes.set_aspect("equal")
 
 
+def require_matplotlib() -> None:
+    """Raise an ImportError that says what to install, if matplotlib is missing."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise ImportError("pictures need matplotlib: pip install matplotlib") from error
+
+
 @contextmanager
 def _figure(width: float, height: float) -> Iterator[Figure]:
     """Yield an empty figure of so many inches to draw on, in this package's looks."""
+    require_matplotlib()
     from matplotlib.figure import Figure
 
     with _looks():
@@ -305,6 +363,8 @@ def _looks() -> Iterator[None]:
 def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Write a figure to a file, at 150 dots per inch; the suffix says the format.
 
+    The same figure gives the same bytes: no date and no random names go into the file.
+
     Parameters
     ----------
     figure : matplotlib.figure.Figure
@@ -315,23 +375,21 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     Raises
     ------
     ValueError
-        A suffix that matplotlib doesn't know.
+        The suffix is none of `FORMATS`.
     OSError
         The folder isn't there or can't be written to.
     """
-    with replacing(path) as part, _looks():
-        figure.savefig(part, dpi=_DPI, format=Path(path).suffix[1:])
+    suffix = Path(path).suffix[1:].lower()
+    if suffix not in FORMATS:
+        raise ValueError(f"{os.fspath(path)!r} must end in .{', .'.join(FORMATS)}")
+    with replacing(path) as part, _looks(), _fixed_names():
+        figure.savefig(part, dpi=_DPI, format=suffix, metadata=_DATELESS.get(suffix))
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a path to write to; what stands there at the end of the block moves to `path`.
+def _fixed_names() -> Iterator[None]:
+    """Name the parts of an SVG by their content alone, not by a number drawn for each file."""
+    from matplotlib import rc_context
 
-    Until then nothing changes at `path`, and after an exception, Ctrl-C included, nothing is left.
-    """
-    target = Path(path).resolve()  # through a symbolic link to the file behind it
-    # A folder of its own, not a file by tempfile: that would keep its permissions, owner only
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fastopt-") as folder:
-        part = Path(folder) / target.name
-        yield part
-        part.replace(target)
+    with rc_context({"svg.hashsalt": "fastopt"}):
+        yield

@@ -11,8 +11,8 @@ import pytest
 from matplotlib.image import imread
 
 import fastopt
-from fastopt import _cli, experiments, reference
-from fastopt.datasets import load_mnist
+from fastopt import _cli, experiments, plotting, reference
+from fastopt.datasets import _download, load_mnist
 
 QUICK = ["--iterations", "3", "--batch-size", "8", "--hidden", "5", "--optimizers", "sgd,ADAM"]
 
@@ -87,6 +87,37 @@ class TestCompare:
         assert run("compare", *QUICK, "--output", "a.svg") == 0
         assert "<svg" in (folder / "a.svg").read_text(encoding="utf-8")
 
+    def test_help_says_how_batches_are_drawn(self, capsys):
+        run("compare", "--help")
+        assert "drawn with replacement" in " ".join(capsys.readouterr().out.split())
+
+    @pytest.mark.parametrize(
+        ("iterations", "size", "told"),
+        [
+            (1, 1, ["1 step of 1 image, ", "final loss: of the one step; "]),
+            (20, 2, ["20 steps of 2 images, ", "final loss: mean of the last 20 steps; "]),
+            (101, 2, ["101 steps of 2 images, ", "final loss: mean of the last 100 steps; "]),
+        ],
+    )
+    def test_footer_says_what_the_final_loss_is(self, iterations, size, told, capsys):
+        options = ["--iterations", str(iterations), "--batch-size", str(size)]
+        assert run("compare", *QUICK, *options) == 0
+        lines = capsys.readouterr().out.splitlines()[3:5]
+        assert all(line.startswith(start) for line, start in zip(lines, told, strict=True))
+
+    @pytest.mark.parametrize("extra", [[], ["--reference"]])
+    def test_the_twins_are_named(self, extra, capsys, monkeypatch):
+        titles = []
+
+        def note(losses, title):
+            titles.append(title)
+            return plotting.plot_losses(losses, title)
+
+        monkeypatch.setattr(_cli, "plot_losses", note)
+        assert run("compare", *QUICK, *extra) == 0
+        for text in (capsys.readouterr().out, titles[0]):
+            assert ("NumPy twins" in text) == bool(extra)
+
     def test_no_hidden_layer(self, capsys):
         assert run("compare", *QUICK, "--hidden", "") == 0
         assert "net 784-10," in capsys.readouterr().out
@@ -132,6 +163,19 @@ class TestTrajectories:
             path = experiments.trajectory(optimizer, steps=7)
             assert [row[1 + 2 * i : 3 + 2 * i] for row in rows] == path.tolist()
 
+    def test_says_whose_learning_rate_is_the_default(self, folder):
+        assert run("trajectories", "--output", "a.svg") == 0
+        assert (folder / "a.svg").read_text(encoding="utf-8").count("(default)") == 1
+        assert "RMSprop, lr = 0.01 (default)" in (folder / "a.svg").read_text(encoding="utf-8")
+
+    @pytest.mark.parametrize("suffix", ["svg", "pdf"])
+    def test_two_runs_write_the_same_bytes(self, suffix, folder):
+        for name in "ab":
+            assert run("trajectories", "--output", f"{name}.{suffix}") == 0
+        first, second = ((folder / f"{name}.{suffix}").read_bytes() for name in "ab")
+        assert first == second
+        assert b"Date" not in first
+
 
 class TestOthers:
     def test_alone_prints_help(self, capsys):
@@ -161,7 +205,9 @@ class TestOthers:
         (["nothing"], "nothing"),
         (["--nothing"], "--nothing"),
         (["compare", "--nothing"], "--nothing"),
-        (["compare", "--iter", "3"], "--iter"),
+        (["compare", "--iter", "3"], "fastopt compare: error: unrecognized arguments: --iter"),
+        (["compare", "--hidden", "50", "30"], "compare: error: unrecognized arguments: 30; the it"),
+        (["compare", "--hidden", "50", "30"], "separated by commas"),
         (["compare", "--iterations", "0"], "--iterations"),
         (["compare", "--iterations", "1.5"], "--iterations"),
         (["compare", "--iterations"], "--iterations"),
@@ -187,7 +233,7 @@ class TestOthers:
         (["trajectories", "--steps", "0"], "--steps"),
         (["trajectories", "--output", "nowhere/a.png"], "nowhere"),
         (["trajectories", "--history", "two\nlines"], "--history"),
-        (["info", "more"], "more"),
+        (["info", "more"], "fastopt info: error: unrecognized arguments: more\n"),
     ],
 )
 def test_bad_argument(argv, named, folder, capsys, monkeypatch):
@@ -208,6 +254,18 @@ def test_folder_without_mnist(folder, capsys):
     assert list(folder.iterdir()) == []
 
 
+def test_mnist_that_cannot_be_downloaded(folder, capsys, monkeypatch):
+    monkeypatch.setattr(_download, "ADDRESSES", ("unknown:one/", "unknown:two/"))
+    monkeypatch.setenv("FASTOPT_CACHE", str(folder / "cache"))
+    assert run("compare", "--mnist", "full") == 1
+    err = one_line(capsys.readouterr().err, "fastopt compare: error: ")
+    assert "can't be downloaded: unknown:one/" in err
+    assert "; unknown:two/" in err
+    assert "; Try again, or download" in err
+    assert err.endswith(": --mnist FOLDER\n")
+    assert list(folder.iterdir()) == []
+
+
 def test_damaged_mnist(folder, capsys):
     for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
         (folder / f"{name}-ubyte").write_bytes(b"damaged")
@@ -221,7 +279,7 @@ def test_without_matplotlib(command, folder, capsys, monkeypatch):
     monkeypatch.setattr(_cli, "load_mnist", None, raising=False)
     assert run(command) == 1
     err = one_line(capsys.readouterr().err, f"fastopt {command}: error: ")
-    assert 'pip install "fastopt[cli]"' in err
+    assert err.endswith("pip install matplotlib\n")
     assert list(folder.iterdir()) == []
 
 

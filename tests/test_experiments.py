@@ -1,5 +1,6 @@
 """The experiments: what is computed and noted. Files and pictures have tests of their own."""
 
+import doctest
 from pathlib import Path
 from statistics import fmean
 
@@ -145,6 +146,12 @@ def test_images_of_any_rank_and_no_hidden_layer(classes):
     comparison = compare(["SGD"], data, hidden_size_list=[], classes=classes)
     flat = compare(["SGD"], hidden_size_list=[], classes=classes)
     assert comparison.trainings["SGD"].losses == flat.trainings["SGD"].losses
+
+
+def test_docstring_examples():
+    results = doctest.testmod(experiments)
+    assert results.attempted > 0
+    assert results.failed == 0
 
 
 def test_no_iterations_are_refused():

@@ -14,7 +14,8 @@ from matplotlib.text import Text
 
 import fastopt
 from fastopt import experiments, plotting
-from fastopt.plotting import plot_losses, plot_trajectories, replacing, save, smooth_curve
+from fastopt._files import replacing
+from fastopt.plotting import plot_losses, plot_trajectories, save, smooth_curve
 
 NAMES = ["SGD", "Momentum", "Nesterov", "AdaGrad", "RMSprop", "Adam"]
 
@@ -105,10 +106,48 @@ class TestPlotLosses:
         figure = plot_losses(losses(), "a title")
         axes = figure.axes[0]
         assert (axes.get_title(), axes.get_xlabel()) == ("a title", "step")
-        assert "loss" in axes.get_ylabel()
+        assert axes.get_ylabel() == "loss on the batch after the step"
         assert sorted(end_labels(figure)) == sorted(NAMES)
         texts = [axes.title, axes.xaxis.label, axes.yaxis.label, *axes.texts]
         assert min(text.get_fontsize() for text in texts) >= 12
+
+    def test_long_runs_have_a_faint_line_and_a_note_of_it(self):
+        figure = plot_losses(losses(200, ["SGD", "Adam"]))
+        assert len(figure.axes[0].lines) == 4
+        assert figure.get_supxlabel() == "bold: trend; faint: smoothed over 11 steps"
+
+    def test_short_runs_have_one_line(self):
+        curves = losses(199, ["SGD", "Adam"])
+        figure = plot_losses(curves)
+        for line, curve in zip(figure.axes[0].lines, curves.values(), strict=True):
+            np.testing.assert_array_equal(line.get_ydata(), smooth_curve(curve))
+        assert figure.get_supxlabel() == ""
+
+    @pytest.mark.parametrize("ends", [[2.0] * 6, [1.0] * 5 + [2.0], [1.0] + [2.0] * 5])
+    def test_labels_of_one_step_stand_beside_the_axes(self, ends):
+        figure = plot_losses({name: [end] for name, end in zip(NAMES, ends, strict=True)})
+        heights = [text.xyann[1] for text in figure.axes[0].texts]
+        assert 0 <= min(heights) < max(heights) <= 1
+        assert all(high - low > 0.0699 for low, high in pairwise(heights))
+
+    @pytest.mark.parametrize("wrong", [[2.0, 1.0], np.ones(3), None])
+    def test_wants_a_mapping(self, wrong):
+        with pytest.raises(TypeError, match=r"losses is a .*, wants a mapping"):
+            plot_losses(wrong)
+
+    @pytest.mark.parametrize("wrong", [[], 1.0, [[1.0]]])
+    def test_wants_a_row_of_losses(self, wrong):
+        with pytest.raises(ValueError, match=r"losses\['mine'\] has shape"):
+            plot_losses({"mine": wrong})
+
+    def test_wants_an_optimizer(self):
+        with pytest.raises(ValueError, match="losses is empty"):
+            plot_losses({})
+
+    def test_without_matplotlib(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+        with pytest.raises(ImportError, match=r"pip install matplotlib$"):
+            plot_losses(losses())
 
     def test_labels_stand_in_the_order_of_the_ends(self):
         curves = losses(names=["AdaGrad", "SGD", "Adam"])
@@ -186,6 +225,16 @@ class TestPlotTrajectories:
             assert drawn["minimum"].tolist() == [[0.0, 0.0]]
             assert panel.get_aspect() == 1.0
 
+    def test_a_default_rate_is_marked(self):
+        figure = plot_trajectories(paths(), {"SGD": 0.95, "RMSprop": 0.01}, ["RMSprop"])
+        FigureCanvasAgg(figure).draw()
+        panels = [figure.axes[0], figure.axes[4]]
+        assert [panel.get_title() for panel in panels] == [
+            "SGD, lr = 0.95",
+            "RMSprop, lr = 0.01 (default)",
+        ]
+        assert panels[1].title.get_window_extent().width <= panels[1].bbox.width * 1.05
+
     def test_panels_show_one_region_that_holds_all(self):
         figure = plot_trajectories(paths())
         points = np.concatenate([[[0, 0]], *paths().values()])
@@ -257,7 +306,7 @@ class TestSave:
             save(plot_losses(losses(12)), tmp_path / "none" / "a.png")
 
     def test_unknown_suffix(self, tmp_path):
-        with pytest.raises(ValueError, match="xyz"):
+        with pytest.raises(ValueError, match=r"a\.xyz.* must end in \.png, .*\.pdf"):
             save(plot_losses(losses(12)), tmp_path / "a.xyz")
         assert list(tmp_path.iterdir()) == []
 

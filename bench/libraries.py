@@ -121,7 +121,7 @@ def _thinc(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Step:
     if optimizer != "Adam":
         raise UnavailableError("thinc has a kernel for Adam alone")
     ops = _module("thinc.api").NumpyOps()
-    p, g = list(params.values()), list(grads.values())
+    p, g = ([a.reshape(-1) for a in d.values()] for d in (params, grads))
     m, v = ([np.zeros_like(a) for a in p] for _ in range(2))
 
     def step() -> None:
@@ -188,13 +188,10 @@ def _memory(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Step
     function = _traffic_library()[f"traffic{N_STATES[optimizer]}"]
     function.restype = None
     calls = []
+    if max(p.size for p in params.values()) < 1_000_000:
+        threads = 1  # Python's threads take longer to wake than the loop runs
     for key, p in params.items():
-        arrays = [
-            p.reshape(-1),
-            grads[key].reshape(-1),
-            np.zeros(p.size, "f4"),
-            np.zeros(p.size, "f4"),
-        ]
+        arrays = [p.reshape(-1), grads[key].reshape(-1), *np.zeros((2, p.size), "f4")]
         bounds = [p.size * t // threads for t in range(threads + 1)]
         for low, high in itertools.pairwise(bounds):
             pointers = [ctypes.c_void_p(a.ctypes.data + 4 * low) for a in arrays]

@@ -21,6 +21,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 from cases import CASES, NAMED, SIZES, arrays, parameters
 from libraries import LIBRARIES, N_STATES, UnavailableError
 
@@ -50,6 +51,9 @@ def child(library: str, optimizer: str, threads: int, cases: list[str]) -> None:
     """Measure one library in this process and print its times as JSON."""
     if threads == 1 and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    # glibc then takes arrays of up to 32 MB from its heap. With fresh pages for each temporary,
+    # which is what a process may as well meet, NumPy would take up to five times as long.
+    np.empty(31 << 20, "u1")
     times = {}
     for case in cases:
         params, grads = arrays(case)

@@ -184,14 +184,24 @@ def _traffic_library() -> ctypes.CDLL:
         return ctypes.CDLL(str(library))
 
 
+def _aligned(size: int) -> np.ndarray:
+    """Return an array that begins at a cache line, or the loop would be no limit.
+
+    It is filled: what was never written is read from one page of zeros, that is, from the cache.
+    """
+    buffer = np.full(size + 16, 1e-3, "f4")
+    skip = -buffer.ctypes.data % 64 // 4
+    return buffer[skip : skip + size]
+
+
 def _memory(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Step:
     function = _traffic_library()[f"traffic{N_STATES[optimizer]}"]
     function.restype = None
     calls = []
     if max(p.size for p in params.values()) < 1_000_000:
         threads = 1  # Python's threads take longer to wake than the loop runs
-    for key, p in params.items():
-        arrays = [p.reshape(-1), grads[key].reshape(-1), *np.zeros((2, p.size), "f4")]
+    for p in params.values():
+        arrays = [_aligned(p.size) for _ in range(4)]
         bounds = [p.size * t // threads for t in range(threads + 1)]
         for low, high in itertools.pairwise(bounds):
             pointers = [ctypes.c_void_p(a.ctypes.data + 4 * low) for a in arrays]

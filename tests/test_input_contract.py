@@ -180,6 +180,7 @@ def test_parameter_that_outgrew_its_state_is_refused(row, cls, changed):
 
 
 @every_optimizer
+@pytest.mark.filterwarnings("ignore:Setting the shape:DeprecationWarning")
 def test_array_reshaped_in_place_is_noticed(row):
     optimizer, p, g = row.compiled(), np.ones(6), np.ones(6)
     optimizer.update({"p": p}, {"p": g})

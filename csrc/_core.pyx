@@ -24,7 +24,7 @@ from cpython.ref cimport Py_INCREF, Py_XDECREF, Py_XINCREF, PyObject
 from kernel_table cimport MAX_COEFFICIENTS, MAX_STATES, KernelTable, Rule
 from libc.stdlib cimport qsort
 from libc.string cimport memcmp, memset, strcmp
-from pool_api cimport PoolApi
+from pool_api cimport Phase, PoolApi
 
 import os
 from collections.abc import Mapping
@@ -265,6 +265,7 @@ cdef class Stepper:
     cdef int execute(self, const double* c) except -1:
         """Call the kernels: here and now if that is short, else without the GIL."""
         cdef Step context
+        cdef Phase phase
         cdef int n_threads
         cdef bint borrowed = not self.owns_references
         if self.bytes_moved < GIL_BYTES:
@@ -274,10 +275,11 @@ cdef class Stepper:
             self.own_references()
         self.busy = generation
         context = Step(self.rule, c, self.jobs)
+        phase = Phase(run_job, self.n_jobs)
         n_threads = pool.claim() if self.n_jobs > 1 else 1
         with nogil:
             if n_threads > 1:
-                pool.run(n_threads, run_job, &context, self.n_jobs)
+                pool.run(n_threads, &context, &phase, 1)
             else:
                 self.run(c)
         if borrowed:

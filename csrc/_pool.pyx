@@ -9,10 +9,14 @@
 # costs nothing: the caller does its jobs, and takes the wake-up back. Hence the rule at the end of
 # `run`: a token that is still in `wake` was never seen; one that is gone is answered in `done`.
 #
+# Jobs come in phases. A thread that finds no job left in one waits until those that others have taken
+# are done: at first in a loop, for they mostly end together, then at a gate that the thread with the
+# last of them opens. Only jobs that run are waited for, so one thread can do them all.
+#
 # The pool belongs to one caller at a time. Another one meanwhile works alone instead of waiting.
 
 from cpython.pycapsule cimport PyCapsule_New
-from pool_api cimport PoolApi, job_function
+from pool_api cimport MAX_PHASES, Phase, PoolApi
 
 import os
 
@@ -32,17 +36,32 @@ cdef extern from *:
       #include <intrin.h>
       typedef volatile __int64 fastopt_atomic;
       #define fastopt_fetch_add(p, n) _InterlockedExchangeAdd64((p), (n))
+      #define fastopt_count_down(p) (_InterlockedExchangeAdd64((p), -1) - 1)
+      #define fastopt_load(p) _InterlockedExchangeAdd64((p), 0)
+      #define fastopt_pause() _mm_pause()
       #define fastopt_exchange(p, n) _InterlockedExchange64((p), (n))
       #define fastopt_store(p, n) _InterlockedExchange64((p), (n))
     #else
       typedef long long fastopt_atomic;
       #define fastopt_fetch_add(p, n) __atomic_fetch_add((p), (n), __ATOMIC_RELAXED)
+      #define fastopt_count_down(p) __atomic_sub_fetch((p), 1, __ATOMIC_ACQ_REL)
+      #define fastopt_load(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
+      #if defined(__x86_64__) || defined(__i386__)
+        #define fastopt_pause() __builtin_ia32_pause()
+      #elif defined(__aarch64__)
+        #define fastopt_pause() __asm__ volatile("yield")
+      #else
+        #define fastopt_pause() ((void) 0)
+      #endif
       #define fastopt_exchange(p, n) __atomic_exchange_n((p), (n), __ATOMIC_ACQUIRE)
       #define fastopt_store(p, n) __atomic_store_n((p), (n), __ATOMIC_RELEASE)
     #endif
     """
     ctypedef long long fastopt_atomic
     long long fastopt_fetch_add(fastopt_atomic*, long long) noexcept nogil
+    long long fastopt_count_down(fastopt_atomic*) noexcept nogil
+    long long fastopt_load(fastopt_atomic*) noexcept nogil
+    void fastopt_pause() noexcept nogil
     long long fastopt_exchange(fastopt_atomic*, long long) noexcept nogil
     void fastopt_store(fastopt_atomic*, long long) noexcept nogil
 
@@ -50,11 +69,19 @@ cdef enum:
     MAX_THREADS = 64
     # Tries before the caller blocks for a worker's last job: some 20 µs, less than to be woken
     SPINS = 2000
+    # Looks at a phase's counter before a thread blocks for its last jobs: as long
+    PHASE_SPINS = 500
 
 cdef struct Range:
     fastopt_atomic next    # the next job that nobody has taken
     Py_ssize_t end
     char[48] padding       # a cache line each, or the threads' counters disturb each other
+
+cdef struct PhaseState:
+    fastopt_atomic left       # jobs that are not done
+    PyThread_type_lock gate   # held until `left` is 0; of the last phase never opened
+    char[48] padding
+    Range[MAX_THREADS] ranges
 
 cdef struct Worker:
     PyThread_type_lock wake  # released by the caller, acquired by the worker: a token to begin
@@ -63,14 +90,19 @@ cdef struct Worker:
 # What is shared: written by the caller that owns the pool before it hands out tokens, and read by
 # workers that hold one. `busy` alone may be touched by anyone.
 cdef fastopt_atomic busy = 0
-cdef job_function function = NULL
+cdef const Phase* phases = NULL
+cdef int n_phases = 0
 cdef void* context = NULL
 cdef int n_ranges = 0
-cdef Range[MAX_THREADS] ranges
+cdef PhaseState[MAX_PHASES] states
 cdef Worker[MAX_THREADS] workers
 cdef int n_workers = 0  # started; only ever grows, but in a forked child
 
 cdef int n_threads = 1
+
+
+cdef int wanted_threads() noexcept:
+    return n_threads
 
 
 cdef int claim() noexcept:
@@ -78,12 +110,24 @@ cdef int claim() noexcept:
     cdef int n
     if n_threads == 1 or fastopt_exchange(&busy, 1):
         return 1
-    while n_workers < n_threads - 1 and start_worker():
+    while has_gates() and n_workers < n_threads - 1 and start_worker():
         pass
     n = min(n_threads, n_workers + 1)
     if n == 1:
         fastopt_store(&busy, 0)
     return n
+
+
+cdef bint has_gates() noexcept:
+    """Make the gates between the phases, closed; False if the system has no more locks."""
+    cdef int k
+    for k in range(MAX_PHASES):
+        if states[k].gate == NULL:
+            states[k].gate = PyThread_allocate_lock()
+            if states[k].gate == NULL:
+                return False
+            PyThread_acquire_lock(states[k].gate, WAIT_LOCK)
+    return True
 
 
 cdef bint start_worker() noexcept:
@@ -112,36 +156,83 @@ cdef void work_forever(void* argument) noexcept nogil:
 
 
 cdef void work(int own) noexcept nogil:
-    """Do the jobs of a thread's own range, then what is left of the others'."""
+    """Do the jobs of a thread's own range, then what is left of the others', phase by phase."""
     cdef int k
+    for k in range(n_phases):
+        if k > 0:
+            wait_for_phase(&states[k - 1])
+        work_on_phase(k, own)
+
+
+cdef void work_on_phase(int phase, int own) noexcept nogil:
+    cdef PhaseState* state = &states[phase]
     cdef Range* taken
     cdef long long job
+    cdef int k
     for k in range(n_ranges):
-        taken = &ranges[(own + k) % n_ranges]
+        taken = &state.ranges[(own + k) % n_ranges]
         while True:
             job = fastopt_fetch_add(&taken.next, 1)
             if job >= taken.end:
                 break
-            function(context, <Py_ssize_t> job)
+            phases[phase].function(context, <Py_ssize_t> job)
+            if fastopt_count_down(&state.left) == 0 and phase + 1 < n_phases:
+                PyThread_release_lock(state.gate)
+
+
+cdef void wait_for_phase(PhaseState* state) noexcept nogil:
+    """Wait until every job of a phase is done."""
+    cdef int _try
+    for _try in range(PHASE_SPINS):
+        if fastopt_load(&state.left) == 0:
+            return
+        fastopt_pause()
+    PyThread_acquire_lock(state.gate, WAIT_LOCK)  # and on to the next who waits
+    PyThread_release_lock(state.gate)
 
 
 cdef void run(
-    int threads, job_function job, void* job_context, Py_ssize_t n_jobs,
+    int threads, void* job_context, const Phase* run_phases, int n_run_phases,
 ) noexcept nogil:
-    """Run jobs 0 to n_jobs - 1 on the threads that `claim` gave, and give the pool back."""
-    global function, context, n_ranges
+    """Run the phases on the threads that `claim` gave, and give the pool back."""
     cdef int k
-    function, context, n_ranges = job, job_context, threads
-    for k in range(threads):
-        ranges[k].next = n_jobs * k // threads
-        ranges[k].end = n_jobs * (k + 1) // threads
+    if threads == 1:
+        run_alone(job_context, run_phases, n_run_phases)
+        return
+    share_out(threads, job_context, run_phases, n_run_phases)
     for k in range(threads - 1):
         PyThread_release_lock(workers[k].wake)
     work(0)
     for k in range(threads - 1):
         if not PyThread_acquire_lock(workers[k].wake, NOWAIT_LOCK):
             wait_for(&workers[k])
+    for k in range(n_phases - 1):
+        PyThread_acquire_lock(states[k].gate, WAIT_LOCK)  # each was opened: close it again
     fastopt_store(&busy, 0)
+
+
+cdef void run_alone(void* job_context, const Phase* run_phases, int n_run_phases) noexcept nogil:
+    cdef int k
+    cdef Py_ssize_t job
+    for k in range(n_run_phases):
+        for job in range(run_phases[k].n_jobs):
+            run_phases[k].function(job_context, job)
+
+
+cdef void share_out(
+    int threads, void* job_context, const Phase* run_phases, int n_run_phases,
+) noexcept nogil:
+    """Write down what the workers will read, a range of each phase's jobs for each thread."""
+    global phases, n_phases, context, n_ranges
+    cdef int k, t
+    cdef Py_ssize_t n_jobs
+    phases, n_phases, context, n_ranges = run_phases, n_run_phases, job_context, threads
+    for k in range(n_phases):
+        n_jobs = phases[k].n_jobs
+        states[k].left = n_jobs
+        for t in range(threads):
+            states[k].ranges[t].next = n_jobs * t // threads
+            states[k].ranges[t].end = n_jobs * (t + 1) // threads
 
 
 cdef void wait_for(Worker* worker) noexcept nogil:
@@ -158,6 +249,8 @@ def forget_workers():
     cdef int k
     for k in range(MAX_THREADS):
         workers[k].wake = workers[k].done = NULL
+    for k in range(MAX_PHASES):
+        states[k].gate = NULL
     n_workers = 0
     fastopt_store(&busy, 0)
 
@@ -181,6 +274,7 @@ def count_workers():
 max_threads = MAX_THREADS
 
 cdef PoolApi pool_api
+pool_api.threads = wanted_threads
 pool_api.claim = claim
 pool_api.run = run
 api = PyCapsule_New(&pool_api, "fastopt.pool_api", NULL)

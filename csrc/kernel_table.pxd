@@ -1,5 +1,5 @@
-# The types of a table of kernels: shared by the modules that fill one and the core that calls
-# through it. No code belongs here.
+# The types of a table of kernels: shared by the modules that fill one and those that call through
+# it. No code belongs here.
 
 ctypedef void (*kernel32)(
     const double*, Py_ssize_t, float*, const float*, float*, float*
@@ -20,6 +20,54 @@ cdef struct Rule:
     kernel32 float32
     kernel64 float64
 
+cdef enum:
+    # kinds of activations
+    LINEAR = 0
+    RELU = 1
+    SIGMOID = 2
+
+cdef struct Passes32:
+    # what passes.pxi defines, for float32
+    void (*activate)(int, Py_ssize_t, Py_ssize_t, const float*, float*) noexcept nogil
+    void (*activate_backward)(
+        int, Py_ssize_t, Py_ssize_t, const float*, float*, float*
+    ) noexcept nogil
+    void (*softmax_loss)(
+        Py_ssize_t, Py_ssize_t, const Py_ssize_t*, float*, double*
+    ) noexcept nogil
+    void (*softmax_loss_backward)(
+        Py_ssize_t, Py_ssize_t, const Py_ssize_t*, double, float*, float*
+    ) noexcept nogil
+    void (*sum_rows)(
+        Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, Py_ssize_t, float*
+    ) noexcept nogil
+    void (*add_scaled)(
+        Py_ssize_t, Py_ssize_t, double, const float*, Py_ssize_t, Py_ssize_t, float*
+    ) noexcept nogil
+    double (*squares)(Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t) noexcept nogil
+
+cdef struct Passes64:
+    # and for float64
+    void (*activate)(int, Py_ssize_t, Py_ssize_t, const double*, double*) noexcept nogil
+    void (*activate_backward)(
+        int, Py_ssize_t, Py_ssize_t, const double*, double*, double*
+    ) noexcept nogil
+    void (*softmax_loss)(
+        Py_ssize_t, Py_ssize_t, const Py_ssize_t*, double*, double*
+    ) noexcept nogil
+    void (*softmax_loss_backward)(
+        Py_ssize_t, Py_ssize_t, const Py_ssize_t*, double, double*, double*
+    ) noexcept nogil
+    void (*sum_rows)(
+        Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t, Py_ssize_t, double*
+    ) noexcept nogil
+    void (*add_scaled)(
+        Py_ssize_t, Py_ssize_t, double, const double*, Py_ssize_t, Py_ssize_t, double*
+    ) noexcept nogil
+    double (*squares)(Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t) noexcept nogil
+
 cdef struct KernelTable:
     int n_rules
     Rule[MAX_RULES] rules
+    Passes32 float32
+    Passes64 float64

@@ -1,11 +1,12 @@
-# The table of kernels of one instruction set: every rule at every dtype, handed to the core in a
-# capsule. No arrays and no functions that Python sees belong here: this text is compiled once for
-# each instruction set, and only arithmetic may depend on it.
+# The table of kernels of one instruction set: every rule and every pass at every dtype, handed in a
+# capsule to the modules that call them. No arrays and no functions that Python sees belong here: this
+# text is compiled once for each instruction set, and only arithmetic may depend on it.
 
 from cpython.pycapsule cimport PyCapsule_New
-from kernel_table cimport KernelTable, Rule
+from kernel_table cimport KernelTable, Passes32, Passes64, Rule
 
 include "rules.pxi"
+include "passes.pxi"
 
 cdef KernelTable kernel_table
 
@@ -17,5 +18,14 @@ kernel_table.rules[3] = Rule("adagrad", 2, 1, adagrad[float], adagrad[double])
 kernel_table.rules[4] = Rule("rmsprop", 4, 1, rmsprop[float], rmsprop[double])
 kernel_table.rules[5] = Rule("adam", 4, 2, adam[float], adam[double])
 kernel_table.n_rules = 6
+
+kernel_table.float32 = Passes32(
+    activate[float], activate_backward[float], softmax_loss[float], softmax_loss_backward[float],
+    sum_rows[float], add_scaled[float], squares[float],
+)
+kernel_table.float64 = Passes64(
+    activate[double], activate_backward[double], softmax_loss[double],
+    softmax_loss_backward[double], sum_rows[double], add_scaled[double], squares[double],
+)
 
 table = PyCapsule_New(&kernel_table, "fastopt.kernel_table", NULL)

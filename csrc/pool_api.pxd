@@ -5,11 +5,22 @@
 # GIL.
 ctypedef void (*job_function)(void* context, Py_ssize_t job) noexcept nogil
 
+cdef enum:
+    MAX_PHASES = 2
+
+cdef struct Phase:
+    # jobs 0 to n_jobs - 1, none of which begins before all jobs of the phase before are done
+    job_function function
+    Py_ssize_t n_jobs
+
 cdef struct PoolApi:
+    # How many threads a call may use, as set by the user.
+    int (*threads)() noexcept
     # With the GIL: take the pool; return how many threads it will use, the calling one included.
     # 1 means that it was not taken, and the caller does its work alone.
     int (*claim)() noexcept
-    # Without: run jobs 0 to n_jobs - 1 on that many threads, and give the pool back.
+    # Without: run the phases' jobs on that many threads, and give the pool back if it was taken. Only
+    # the last phase may be without jobs.
     void (*run)(
-        int n_threads, job_function function, void* context, Py_ssize_t n_jobs
+        int n_threads, void* context, const Phase* phases, int n_phases
     ) noexcept nogil

@@ -1,15 +1,15 @@
-"""The multi-layer net, written once for either set of layers: the compiled one or the NumPy twins.
+"""The multi-layer net but for its arithmetic: parameters, documentation, what is refused.
 
-It wires layers together and owns the parameters; arithmetic on arrays belongs to the layers.
+`fastopt.nets` and `fastopt.reference.nets` fill in how a batch goes forward and back.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-import operator
-from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -25,20 +25,7 @@ Array = NDArray[Any]
 _VARIANCE_TIMES_FAN_IN = {"relu": 2.0, "he": 2.0, "sigmoid": 1.0, "xavier": 1.0}
 
 
-class LayerSet(Protocol):
-    """What a net needs of a set of layers: the names that `fastopt.layers` exports."""
-
-    Affine: Any
-    Relu: Any
-    Sigmoid: Any
-    SoftmaxWithLoss: Any
-
-    def add_weight_decay(self, dW: Array, W: Array, weight_decay_lambda: float) -> None: ...
-    def count_correct(self, scores: Array, t: ArrayLike) -> int: ...
-    def sum_of_squares(self, W: Array) -> float: ...
-
-
-class MultiLayerNet:
+class MultiLayerNet(ABC):
     """A fully connected net: Affine layers with an activation between, softmax loss at the end.
 
     Parameters
@@ -83,8 +70,6 @@ class MultiLayerNet:
     (2, 3)
     """
 
-    _layers: ClassVar[LayerSet]
-
     def __init__(
         self,
         input_size: int,
@@ -104,18 +89,32 @@ class MultiLayerNet:
         if self.dtype not in (np.float32, np.float64):
             raise TypeError(f"dtype must be float32 or float64, got {self.dtype}")
         self.weight_decay_lambda = non_negative("weight_decay_lambda", weight_decay_lambda)
-        self.params = _initial_params(sizes, weight_init_std, self.dtype, rng)
-        self._shapes = {key: p.shape for key, p in self.params.items()}
-        layers, params = self._layers, self.params
-        kinds = {"relu": layers.Relu, "sigmoid": layers.Sigmoid}
-        if activation not in kinds:
+        if activation not in ("relu", "sigmoid"):
             raise ValueError(f"activation must be 'relu' or 'sigmoid', got {activation!r}")
-        numbers = range(1, len(sizes))
-        self._affines = [layers.Affine(params[f"W{i}"], params[f"b{i}"]) for i in numbers]
-        self._activations = [kinds[activation]() for _ in numbers[:-1]]
-        self._last = layers.SoftmaxWithLoss()
-        self._known_disjoint: list[Array] = []
+        self.params = _initial_params(sizes, weight_init_std, self.dtype, rng)
+        self._shapes = parameter_shapes(sizes)
+        self._build(sizes, activation)
 
+    @abstractmethod
+    def _build(self, sizes: list[int], activation: str) -> None:
+        """Make what `predict` and the next two methods need."""
+
+    @abstractmethod
+    def _cross_entropy(self, x: ArrayLike, t: ArrayLike, batch: ArrayLike | None) -> float: ...
+
+    @abstractmethod
+    def _backpropagate(
+        self, grads: dict[str, Array], x: ArrayLike, t: ArrayLike, batch: ArrayLike | None
+    ) -> float:
+        """Write the gradients into checked arrays and return the cross-entropy."""
+
+    @abstractmethod
+    def _sum_of_squares(self, W: Array) -> float: ...
+
+    @abstractmethod
+    def _count_correct(self, scores: Array, t: ArrayLike) -> int: ...
+
+    @abstractmethod
     def predict(self, x: ArrayLike) -> Array:
         """Return the scores before softmax.
 
@@ -129,13 +128,7 @@ class MultiLayerNet:
         array (N, C) of the net's dtype
             The caller's own.
         """
-        self._use_params()
-        out = self._affines[0].forward(x)
-        for activation, affine in zip(self._activations, self._affines[1:], strict=True):
-            out = affine.forward(activation.forward(out))
-        return out  # type: ignore[no-any-return]
-
-    def loss(self, x: ArrayLike, t: ArrayLike) -> float:
+    def loss(self, x: ArrayLike, t: ArrayLike, *, batch: ArrayLike | None = None) -> float:
         """Return the mean cross-entropy plus 0.5·λ·ΣW².
 
         Parameters
@@ -144,32 +137,37 @@ class MultiLayerNet:
             Samples, as for `predict`.
         t : array (N,) of int, or (N, C)
             Labels: class numbers from 0 to C-1, or one-hot rows.
+        batch : array (B,) of int, optional
+            Rows of `x` and `t` to take, as in ``loss(x[batch], t[batch])``; they are not copied
+            first.
 
         Raises
         ------
         ValueError
             No samples, another number of labels than samples, or a label out of range.
+        IndexError
+            A row number that `x` has not.
         """
-        loss: float = self._last.forward(self.predict(x), t)
-        if self.weight_decay_lambda:
-            weights = (affine.W for affine in self._affines)
-            squares = sum(self._layers.sum_of_squares(W) for W in weights)
-            loss += 0.5 * self.weight_decay_lambda * squares
-        return loss
+        return self._cross_entropy(x, t, batch) + self._penalty()
 
     def accuracy(self, x: ArrayLike, t: ArrayLike) -> float:
         """Return the share of samples whose largest score is at the label, from 0 to 1."""
         scores = self.predict(x)
-        return self._layers.count_correct(scores, t) / len(scores)
+        return self._count_correct(scores, t) / len(scores)
 
     def gradient(
-        self, x: ArrayLike, t: ArrayLike, out: dict[str, Array] | None = None
+        self,
+        x: ArrayLike,
+        t: ArrayLike,
+        out: dict[str, Array] | None = None,
+        *,
+        batch: ArrayLike | None = None,
     ) -> dict[str, Array]:
         """Return the gradient of `loss` with respect to every parameter, by backpropagation.
 
         Parameters
         ----------
-        x, t : arrays
+        x, t, batch : arrays
             As for `loss`.
         out : dict of str to array, optional
             What an earlier call returned; its arrays are written in place. A training loop passes
@@ -184,18 +182,42 @@ class MultiLayerNet:
         ------
         KeyError, TypeError, ValueError
             `out` lacks a key, or holds an array of another shape or dtype; nothing was written.
+
+        Examples
+        --------
+        >>> import numpy as np, fastopt
+        >>> net = fastopt.MultiLayerNet(4, [8], 3, rng=0)
+        >>> x, t = np.ones((10, 4), np.float32), np.arange(10) % 3
+        >>> grads = net.gradient(x, t, batch=[7, 2])
+        >>> {key: g.shape for key, g in grads.items()}
+        {'W1': (4, 8), 'b1': (8,), 'W2': (8, 3), 'b2': (3,)}
         """
-        grads = self._fresh_gradients() if out is None else self._checked_gradients(out, x)
-        self._last.forward(self.predict(x), t)
-        dout = self._last.backward()
-        for i in reversed(range(len(self._affines))):
-            if i < len(self._activations):
-                dout = self._activations[i].backward(dout)
-            dW, db = grads[f"W{i + 1}"], grads[f"b{i + 1}"]
-            dout = self._affines[i].backward(dout, out=(dW, db))
-            if self.weight_decay_lambda:
-                self._layers.add_weight_decay(dW, self._affines[i].W, self.weight_decay_lambda)
+        grads = self._fresh_gradients() if out is None else out
+        self._backpropagate(grads, x, t, batch)
         return grads
+
+    def loss_and_gradient(
+        self,
+        x: ArrayLike,
+        t: ArrayLike,
+        out: dict[str, Array] | None = None,
+        *,
+        batch: ArrayLike | None = None,
+    ) -> tuple[float, dict[str, Array]]:
+        """Return `loss` and `gradient` of one batch for the price of the gradient.
+
+        Parameters
+        ----------
+        x, t, out, batch
+            As for `gradient`.
+
+        Returns
+        -------
+        loss : float
+        grads : dict of str to array
+        """
+        grads = self._fresh_gradients() if out is None else out
+        return self._backpropagate(grads, x, t, batch) + self._penalty(), grads
 
     def numerical_gradient(self, x: ArrayLike, t: ArrayLike) -> dict[str, Array]:
         """Return the gradient of `loss` by central differences with h = 1e-4.
@@ -209,43 +231,66 @@ class MultiLayerNet:
 
         return {key: numerical_gradient(loss, p) for key, p in self.params.items()}
 
-    def _use_params(self) -> None:
-        """Hand the layers what `params` holds now, so that a replaced entry is never ignored."""
-        for i, affine in enumerate(self._affines, start=1):
-            affine.W, affine.b = self.params[f"W{i}"], self.params[f"b{i}"]
+    def _penalty(self) -> float:
+        if not self.weight_decay_lambda:
+            return 0.0
+        weights = (p for key, p in self.params.items() if key.startswith("W"))
+        return 0.5 * self.weight_decay_lambda * sum(map(self._sum_of_squares, weights))
 
     def _fresh_gradients(self) -> dict[str, Array]:
         return {key: np.empty(shape, self.dtype) for key, shape in self._shapes.items()}
 
-    def _checked_gradients(self, out: dict[str, Array], x: ArrayLike) -> dict[str, Array]:
-        for key, shape in self._shapes.items():
-            if key not in out:
-                raise KeyError(f"out has no array {key!r}")
-            array = out[key]
-            if not isinstance(array, np.ndarray) or array.dtype != self.dtype:
-                got = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
-                raise TypeError(f"out[{key!r}] must be a {self.dtype} array, got {got}")
-            if array.shape != shape:
-                raise ValueError(f"out[{key!r}] has shape {array.shape}, wants {shape}")
-            if not array.flags.carray:
-                raise ValueError(f"out[{key!r}] must be C-contiguous, aligned and writeable")
-            if isinstance(x, np.ndarray) and np.may_share_memory(array, x):
-                raise ValueError(f"out[{key!r}] and x overlap in memory")
-        self._check_overlaps(out)
-        return out
 
-    def _check_overlaps(self, out: dict[str, Array]) -> None:
-        """Refuse outputs in the memory of parameters or of each other, once for the same arrays."""
-        arrays = [(f"out[{key!r}]", out[key]) for key in self._shapes]
-        arrays += [(f"parameter {key!r}", self.params[key]) for key in self._shapes]
-        known = self._known_disjoint
-        if len(known) == len(arrays) and all(map(operator.is_, known, (a for _, a in arrays))):
-            return
-        for i, key in enumerate(self._shapes):
-            for name, other in arrays[i + 1 :]:
-                if np.may_share_memory(out[key], other):
-                    raise ValueError(f"out[{key!r}] and {name} overlap in memory")
-        self._known_disjoint = [array for _, array in arrays]
+def parameter_shapes(sizes: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the parameters of a net, by key: W1, b1, W2, …"""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes), start=1):
+        shapes[f"W{i}"] = (fan_in, fan_out)
+        shapes[f"b{i}"] = (fan_out,)
+    return shapes
+
+
+def check_parameter(
+    params: Mapping[str, Array], key: str, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> None:
+    """Raise KeyError, TypeError or ValueError if a parameter is not what the net was built for."""
+    if key not in params:
+        raise KeyError(f"params has no array {key!r}")
+    p = params[key]
+    if not isinstance(p, np.ndarray) or p.dtype.type is not dtype.type:
+        got = p.dtype if isinstance(p, np.ndarray) else type(p).__name__
+        raise TypeError(f"parameter {key!r} must be a {dtype} array, got {got}")
+    if p.shape != shape:
+        raise ValueError(f"parameter {key!r} has shape {p.shape}, the net wants {shape}")
+
+
+def check_outputs(
+    out: Mapping[str, Array],
+    params: Mapping[str, Array],
+    x: ArrayLike,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: np.dtype[Any],
+) -> None:
+    """Raise KeyError, TypeError or ValueError if gradients can't be written into arrays."""
+    for key, shape in shapes.items():
+        if key not in out:
+            raise KeyError(f"out has no array {key!r}")
+        array = out[key]
+        if not isinstance(array, np.ndarray) or array.dtype != dtype:
+            got = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+            raise TypeError(f"out[{key!r}] must be a {dtype} array, got {got}")
+        if array.shape != shape:
+            raise ValueError(f"out[{key!r}] has shape {array.shape}, wants {shape}")
+        if not array.flags.carray:
+            raise ValueError(f"out[{key!r}] must be C-contiguous, aligned and writeable")
+        if isinstance(x, np.ndarray) and np.may_share_memory(array, x):
+            raise ValueError(f"out[{key!r}] and x overlap in memory")
+    arrays = [(f"out[{key!r}]", out[key]) for key in shapes]
+    arrays += [(f"parameter {key!r}", params[key]) for key in shapes]
+    for i, key in enumerate(shapes):
+        for name, other in arrays[i + 1 :]:
+            if np.may_share_memory(out[key], other):
+                raise ValueError(f"out[{key!r}] and {name} overlap in memory")
 
 
 class TwoLayerNet(MultiLayerNet):
@@ -303,11 +348,13 @@ def _initial_params(
 ) -> dict[str, Array]:
     rng = np.random.default_rng(rng)
     params: dict[str, Array] = {}
-    for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes), start=1):
-        W = rng.standard_normal((fan_in, fan_out))
-        W *= _initial_std(weight_init_std, fan_in)
-        params[f"W{i}"] = W.astype(dtype, copy=False)
-        params[f"b{i}"] = np.zeros(fan_out, dtype)
+    for key, shape in parameter_shapes(sizes).items():
+        if key.startswith("b"):
+            params[key] = np.zeros(shape, dtype)
+        else:
+            W = rng.standard_normal(shape)
+            W *= _initial_std(weight_init_std, fan_in=shape[0])
+            params[key] = W.astype(dtype, copy=False)
     return params
 
 

@@ -1,27 +1,23 @@
 """The layers: names, documentation and what backward needs of forward; the arithmetic is compiled.
 
-What the mathematics says is in `fastopt.reference`. The functions at the end are what a net needs
-besides its layers.
+What the mathematics says is in `fastopt.reference`. A net does not use these layers: its batch goes
+through the same kernels in one call (`fastopt.nets`).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastopt import _layers
-from fastopt._layers import add_weight_decay, count_correct, sum_of_squares
 
 __all__ = [
     "Affine",
     "Relu",
     "Sigmoid",
     "SoftmaxWithLoss",
-    "add_weight_decay",
-    "count_correct",
-    "sum_of_squares",
 ]
 
 Array = NDArray[Any]
@@ -116,45 +112,16 @@ class Affine:
         return dx if len(self._shape) == 2 else dx.reshape(self._shape)
 
 
-class Relu:
-    """Rectified linear unit: out = x where x > 0, else 0; dx = dout where x > 0, else 0.
+class _Activation:
+    """A function of each element; a subclass says which."""
 
-    NaN stays NaN, as in NumPy.
-    """
-
-    def __init__(self) -> None:
-        self._mask: Array | None = None
-
-    def forward(self, x: ArrayLike) -> Array:
-        """Return max(x, 0), elementwise.
-
-        Parameters
-        ----------
-        x : array of any shape
-            float32 or float64; other real dtypes become float64.
-
-        Returns
-        -------
-        array of x's shape and dtype
-            The caller's own.
-        """
-        out, self._mask = _layers.relu_forward(x)
-        return out
-
-    def backward(self, dout: ArrayLike) -> Array:
-        """Return the gradient with respect to x, for the gradient with respect to the output."""
-        _require_forward(self, self._mask)
-        return _layers.relu_gradient(dout, self._mask)
-
-
-class Sigmoid:
-    """Logistic function: out = 1 / (1 + exp(-x)); dx = dout·(1 - out)·out."""
+    _name: ClassVar[str]
 
     def __init__(self) -> None:
         self._out: Array | None = None
 
     def forward(self, x: ArrayLike) -> Array:
-        """Return 1 / (1 + exp(-x)), elementwise.
+        """Return the function of x, elementwise.
 
         Parameters
         ----------
@@ -166,13 +133,28 @@ class Sigmoid:
         array of x's shape and dtype
             The caller's own.
         """
-        out, self._out = _layers.sigmoid_forward(x)
+        out, self._out = _layers.activation_forward(self._name, x)
         return out
 
     def backward(self, dout: ArrayLike) -> Array:
         """Return the gradient with respect to x, for the gradient with respect to the output."""
         _require_forward(self, self._out)
-        return _layers.sigmoid_gradient(dout, self._out)
+        return _layers.activation_gradient(self._name, dout, self._out)
+
+
+class Relu(_Activation):
+    """Rectified linear unit: out = x where x > 0, else 0; dx = dout where x > 0, else 0.
+
+    NaN stays NaN, as in NumPy.
+    """
+
+    _name = "relu"
+
+
+class Sigmoid(_Activation):
+    """Logistic function: out = 1 / (1 + exp(-x)); dx = dout·(1 - out)·out."""
+
+    _name = "sigmoid"
 
 
 class SoftmaxWithLoss:

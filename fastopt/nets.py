@@ -1,19 +1,48 @@
-"""The nets on the compiled layers; everything but the choice of layers is in `fastopt._net`."""
+"""The nets on compiled kernels: a batch goes through all layers in one call.
+
+Parameters, documentation and checks are in `fastopt._net`; the walk itself is in csrc/network.pxi.
+"""
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any
 
-from fastopt import _net, layers
+from numpy.typing import ArrayLike, NDArray
+
+from fastopt import _layers, _net
 
 __all__ = ["MultiLayerNet", "TwoLayerNet"]
+
+Array = NDArray[Any]
 
 
 class MultiLayerNet(_net.MultiLayerNet):
     __doc__ = _net.MultiLayerNet.__doc__
-    _layers = cast(_net.LayerSet, layers)
+
+    def _build(self, sizes: list[int], activation: str) -> None:
+        self._network = _layers.Network(tuple(sizes), activation, self.dtype)
+
+    def predict(self, x: ArrayLike) -> Array:
+        return self._network.predict(self.params, x)
+
+    predict.__doc__ = _net.MultiLayerNet.predict.__doc__
+
+    def _cross_entropy(self, x: ArrayLike, t: ArrayLike, batch: ArrayLike | None) -> float:
+        return self._network.cross_entropy(self.params, x, t, batch)
+
+    def _backpropagate(
+        self, grads: dict[str, Array], x: ArrayLike, t: ArrayLike, batch: ArrayLike | None
+    ) -> float:
+        return self._network.gradient(
+            self.params, grads, x, t, self.weight_decay_lambda, batch
+        )
+
+    def _sum_of_squares(self, W: Array) -> float:
+        return _layers.sum_of_squares(W)
+
+    def _count_correct(self, scores: Array, t: ArrayLike) -> int:
+        return _layers.count_correct(scores, t)
 
 
-class TwoLayerNet(_net.TwoLayerNet):
+class TwoLayerNet(_net.TwoLayerNet, MultiLayerNet):
     __doc__ = _net.TwoLayerNet.__doc__
-    _layers = cast(_net.LayerSet, layers)

@@ -357,7 +357,7 @@ def test_bad_labels_are_refused(case):
     with pytest.raises(exception, match=message):
         fastopt.SoftmaxWithLoss().forward(scores, t)
     with pytest.raises(exception, match=message):
-        fastopt.layers.count_correct(scores, t)
+        fastopt._layers.count_correct(scores, t)
     with pytest.raises(exception):
         reference.SoftmaxWithLoss().forward(scores, t)
 
@@ -394,8 +394,8 @@ def test_count_correct_breaks_ties_as_numpy(dtype):
     scores[rng.random((500, 4)) < 0.1] = -np.inf
     t = rng.integers(0, 4, 500)
     want = np.sum(scores.argmax(axis=1) == t)
-    assert fastopt.layers.count_correct(scores, t) == want
-    assert fastopt.layers.count_correct(scores[:, ::-1], 3 - t) == np.sum(
+    assert fastopt._layers.count_correct(scores, t) == want
+    assert fastopt._layers.count_correct(scores[:, ::-1], 3 - t) == np.sum(
         scores[:, ::-1].argmax(axis=1) == 3 - t
     )
     assert reference.layers.count_correct(scores, t) == want
@@ -412,5 +412,4 @@ def test_the_compiled_path_is_taken():
         layer.forward(guarded(2, 3))
         layer.backward(guarded(2, 3))
     fastopt.SoftmaxWithLoss().forward(guarded(2, 3), [0, 1])
-    fastopt.layers.add_weight_decay(np.ones((4, 3)), guarded(4, 3), 0.1)
-    fastopt.layers.sum_of_squares(guarded(4, 3))
+    fastopt._layers.sum_of_squares(guarded(4, 3))

@@ -1,0 +1,129 @@
+# Arrays as BLAS takes them, and their products. What a layer computes of them does not belong here.
+#
+# An input that is not a native, aligned float32 or float64 array in a layout that BLAS or a pass can
+# walk is converted once, on the way in.
+
+from blas cimport gemm
+from libc.limits cimport INT_MAX
+
+cdef struct Matrix:
+    # A two-dimensional array as BLAS takes it: its stored rows are those of the array, or its
+    # columns where it is transposed.
+    char* data
+    int rows
+    int columns
+    int ld
+    bint transposed
+
+
+cdef inline Py_ssize_t row_stride(const Matrix* a) noexcept nogil:
+    return 1 if a.transposed else a.ld
+
+
+cdef inline Py_ssize_t column_stride(const Matrix* a) noexcept nogil:
+    return a.ld if a.transposed else 1
+
+
+cdef inline Matrix contiguous(void* data, int rows, int columns) noexcept nogil:
+    return Matrix(<char*> data, rows, columns, columns, False)
+
+
+cdef inline Matrix some_rows(
+    const Matrix* a, int item, Py_ssize_t first, Py_ssize_t n,
+) noexcept nogil:
+    """Return rows `first` to `first` + n - 1 of a matrix of elements of `item` bytes."""
+    return Matrix(
+        a.data + first * row_stride(a) * item, <int> n, a.columns, a.ld, a.transposed
+    )
+
+
+cdef inline Matrix some_columns(
+    const Matrix* a, int item, Py_ssize_t first, Py_ssize_t n,
+) noexcept nogil:
+    return Matrix(
+        a.data + first * column_stride(a) * item, a.rows, <int> n, a.ld, a.transposed
+    )
+
+
+cdef inline void multiply(
+    bint is_double, const Matrix* a, bint transpose_a, const Matrix* b, bint transpose_b, void* c,
+) noexcept nogil:
+    """c = op(a)·op(b) for a contiguous c; op transposes where its flag is set."""
+    cdef int m = a.columns if transpose_a else a.rows
+    cdef int k = a.rows if transpose_a else a.columns
+    cdef int n = b.rows if transpose_b else b.columns
+    gemm(
+        is_double, transpose_a != a.transposed, transpose_b != b.transposed, m, n, k,
+        a.data, a.ld, b.data, b.ld, c, n,
+    )
+
+
+cdef cnp.ndarray as_floats(str name, x, int type_num=-1):
+    """Return x as a native float array of a dtype; by default its own, or float64 if it has none.
+    """
+    cdef cnp.ndarray array
+    if not cnp.PyArray_CheckExact(x):
+        x = np.asarray(x)
+    array = x
+    if type_num < 0:
+        type_num = cnp.PyArray_TYPE(array)
+        if type_num != cnp.NPY_FLOAT32:
+            type_num = cnp.NPY_FLOAT64
+    if is_native(array, type_num):
+        return array
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"{name} must be real numbers, got dtype {array.dtype}")
+    with np.errstate(all="ignore"):
+        return np.array(array, dtype=cnp.PyArray_DescrFromType(type_num), order="K")
+
+
+cdef inline bint is_native(cnp.ndarray array, int type_num) noexcept:
+    """Tell whether an array is of a dtype, aligned, and in this machine's byte order."""
+    return cnp.PyArray_TYPE(array) == type_num and cnp.PyArray_ISBEHAVED_RO(array)
+
+
+cdef cnp.ndarray as_c_order(cnp.ndarray x):
+    return x if cnp.PyArray_IS_C_CONTIGUOUS(x) else np.array(x, order="C")
+
+
+cdef cnp.ndarray empty_matrix(Py_ssize_t rows, Py_ssize_t columns, int type_num):
+    cdef cnp.npy_intp[2] shape = [rows, columns]
+    return cnp.PyArray_EMPTY(2, shape, type_num, 0)
+
+
+cdef int as_int(Py_ssize_t n) except -1:
+    if n > INT_MAX:
+        raise ValueError(f"a side of {n} is too large for BLAS, which counts to {INT_MAX}")
+    return <int> n
+
+
+cdef cnp.ndarray as_matrix(cnp.ndarray a, Matrix* matrix):
+    """Describe a two-dimensional array, or a copy of one whose strides BLAS can't walk.
+
+    The array that was described is returned: the caller must hold on to it.
+    """
+    cdef Py_ssize_t item = cnp.PyArray_ITEMSIZE(a)
+    cdef Py_ssize_t row = cnp.PyArray_STRIDE(a, 0), column = cnp.PyArray_STRIDE(a, 1)
+    matrix.rows = as_int(cnp.PyArray_DIM(a, 0))
+    matrix.columns = as_int(cnp.PyArray_DIM(a, 1))
+    matrix.transposed = False
+    if cnp.PyArray_IS_C_CONTIGUOUS(a):
+        matrix.ld = matrix.columns
+    elif cnp.PyArray_IS_F_CONTIGUOUS(a):
+        matrix.ld = matrix.rows
+        matrix.transposed = True
+    elif column == item and is_ld(row, matrix.columns, item):
+        matrix.ld = <int> (row // item)
+    elif row == item and is_ld(column, matrix.rows, item):
+        matrix.ld = <int> (column // item)
+        matrix.transposed = True
+    else:
+        a = np.array(a, order="C")
+        matrix.ld = matrix.columns
+    matrix.data = <char*> cnp.PyArray_DATA(a)
+    return a
+
+
+cdef bint is_ld(Py_ssize_t stride, Py_ssize_t length, Py_ssize_t item) noexcept:
+    """Tell whether BLAS can step from one stored row of a length to the next by a stride."""
+    return stride % item == 0 and length * item <= stride <= INT_MAX * item

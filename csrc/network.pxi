@@ -1,0 +1,570 @@
+# A whole net in one call: samples and labels in, scores, a loss or all gradients out, with the GIL
+# released once. Checks of what the dicts hold that are not passed at a glance are those of
+# fastopt/_net.py, which also has the names and the documentation.
+#
+# gradient: a block of rows goes forward through all layers, through the loss, and back to the
+#           gradient of each layer's output; blocks need nothing of each other   (phase 1)
+#           then slabs of the weights' gradients, each over all rows              (phase 2)
+# forward:  each thread takes its share of the rows through all layers, some at a time
+#
+# What lies between layers is kept in a workspace, which grows with the largest batch seen.
+
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from libc.string cimport memcpy
+
+cdef enum:
+    # Rows that go forward together: their values stay in a core's own cache
+    FORWARD_ROWS = 256
+    BACKWARD_ROWS = 512
+    CACHE_LINE = 64
+
+cdef struct Walk:
+    # one call, as its jobs see it
+    bint is_double
+    int item
+    int n_affines
+    Affine* affines
+    Py_ssize_t n           # rows of the batch
+    Py_ssize_t n_blocks
+    Slab* slabs
+    Py_ssize_t n_slabs
+    Matrix source          # the samples, or what they are taken from
+    Py_ssize_t* rows       # which of them to take; NULL: all, in place
+    char* gathered
+    Py_ssize_t* labels     # NULL if only scores are wanted
+    double* losses
+    char* scores           # NULL if only losses are wanted
+
+
+cdef void gradient_block(void* context, Py_ssize_t block) noexcept nogil:
+    """Take a block of rows forward and back, and write every layer's `out`, `dout` and its db."""
+    cdef Walk* walk = <Walk*> context
+    cdef Py_ssize_t first = cut(walk.n, walk.n_blocks, block)
+    cdef Py_ssize_t n = cut(walk.n, walk.n_blocks, block + 1) - first
+    cdef bint is_double = walk.is_double
+    cdef int i = walk.n_affines - 1
+    cdef Affine* affine = &walk.affines[i]
+    cdef Matrix dout = some_rows(&affine.dout, walk.item, first, n)
+    forward_rows(walk, first, n, first, dout.data)
+    softmax_loss(
+        is_double, n, dout.columns, walk.labels + first, dout.data, walk.losses + first
+    )
+    softmax_loss_backward(
+        is_double, n, dout.columns, walk.labels + first, 1.0 / walk.n, dout.data,
+        block_db(walk, affine, block),
+    )
+    while i > 0:
+        i -= 1
+        affine = &walk.affines[i]
+        affine_input_gradient_rows(
+            is_double, affine + 1, &dout, affine.dout.data + first * affine.W.columns * walk.item
+        )
+        dout = some_rows(&affine.dout, walk.item, first, n)
+        activate_backward(
+            is_double, affine.kind, n, dout.columns,
+            affine.out + first * dout.columns * walk.item, dout.data, block_db(walk, affine, block),
+        )
+
+
+cdef inline char* block_db(Walk* walk, Affine* affine, Py_ssize_t block) noexcept nogil:
+    """Return where a block puts its share of db."""
+    if walk.n_blocks == 1:
+        return affine.db
+    return affine.partial_db + block * affine.W.columns * walk.item
+
+
+cdef void gradient_slab(void* context, Py_ssize_t k) noexcept nogil:
+    """Write some rows of a dW; with the first of a layer, add up the blocks' shares of its db."""
+    cdef Walk* walk = <Walk*> context
+    cdef Slab* slab = &walk.slabs[k]
+    cdef Affine* affine = slab.affine
+    cdef Matrix shares
+    affine_weight_gradient_rows(walk.is_double, walk.item, affine, slab.first, slab.n)
+    if slab.first == 0 and walk.n_blocks > 1:
+        shares = contiguous(affine.partial_db, <int> walk.n_blocks, affine.W.columns)
+        sum_rows(walk.is_double, &shares, affine.db)
+
+
+cdef void forward_block(void* context, Py_ssize_t block) noexcept nogil:
+    """Take a thread's share of the rows forward, to scores or to losses."""
+    cdef Walk* walk = <Walk*> context
+    cdef Py_ssize_t first = cut(walk.n, walk.n_blocks, block)
+    cdef Py_ssize_t end = cut(walk.n, walk.n_blocks, block + 1), n
+    cdef Affine* last = &walk.affines[walk.n_affines - 1]
+    cdef int classes = last.W.columns
+    cdef char* scores
+    while first < end:
+        n = min(end - first, FORWARD_ROWS)
+        if walk.scores != NULL:
+            scores = walk.scores + first * classes * walk.item
+        else:
+            scores = last.out + block * FORWARD_ROWS * classes * walk.item
+        forward_rows(walk, first, n, block * FORWARD_ROWS, scores)
+        if walk.scores == NULL:
+            softmax_loss(
+                walk.is_double, n, classes, walk.labels + first, scores, walk.losses + first
+            )
+        first += n
+
+
+cdef void forward_rows(
+    Walk* walk, Py_ssize_t first, Py_ssize_t n, Py_ssize_t at, char* scores,
+) noexcept nogil:
+    """Take rows through the layers; what lies between begins at row `at` of the workspace."""
+    cdef int i, item = walk.item
+    cdef Affine* affine
+    cdef char* out
+    cdef Matrix x
+    if walk.rows == NULL:
+        x = some_rows(&walk.source, item, first, n)
+    else:
+        x = contiguous(
+            walk.gathered + at * walk.source.columns * item, <int> n, walk.source.columns
+        )
+        gather(walk, first, n, x.data)
+    for i in range(walk.n_affines):
+        affine = &walk.affines[i]
+        if i + 1 < walk.n_affines:
+            out = affine.out + at * affine.W.columns * item
+        else:
+            out = scores
+        affine_rows(walk.is_double, affine, &x, out)
+        x = contiguous(out, <int> n, affine.W.columns)
+
+
+cdef void gather(Walk* walk, Py_ssize_t first, Py_ssize_t n, char* to) noexcept nogil:
+    """Copy the wanted rows of the samples to where they lie one behind the other."""
+    cdef Py_ssize_t size = <Py_ssize_t> walk.source.columns * walk.item, i
+    for i in range(n):
+        memcpy(to + i * size, walk.source.data + walk.rows[first + i] * size, size)
+
+
+cdef class Workspace:
+    """The memory that one call needs, and the arrays that it must hold on to."""
+
+    cdef Walk walk            # the call; it points into `memory` and into what `held` holds
+    cdef list held
+    cdef char* memory
+    cdef Py_ssize_t capacity
+    cdef Py_ssize_t used
+
+    def __cinit__(self, int n_affines):
+        self.held = []
+        self.walk.n_affines = n_affines
+        self.walk.affines = <Affine*> PyMem_Malloc(n_affines * sizeof(Affine))
+        if self.walk.affines == NULL:
+            raise MemoryError()
+
+    def __dealloc__(self):
+        PyMem_Free(self.walk.affines)
+        PyMem_Free(self.memory)
+
+    cdef bint grow(self) except -1:
+        """Make room for all parts that were handed out; True if they must be handed out anew."""
+        if self.used <= self.capacity:
+            return False
+        PyMem_Free(self.memory)
+        self.capacity = 0
+        self.memory = <char*> PyMem_Malloc(self.used + CACHE_LINE)
+        if self.memory == NULL:
+            raise MemoryError()
+        self.capacity = self.used
+        return True
+
+    cdef char* part(self, Py_ssize_t size) noexcept:
+        """Hand out the next part, at the beginning of a cache line."""
+        cdef size_t begin = padded(<size_t> self.memory) + self.used
+        self.used += padded(size)
+        return <char*> begin
+
+
+cdef inline size_t padded(size_t size) noexcept:
+    return (size + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE
+
+
+cdef class Network:
+    """Takes batches through a net of Affine layers with one kind of activation between.
+
+    Parameters
+    ----------
+    sizes : tuple of int
+        Values in a sample, units of each hidden layer, classes.
+    activation : {'relu', 'sigmoid'}
+    dtype : numpy.dtype
+        float32 or float64.
+
+    Notes
+    -----
+    ``rows`` of the methods are row numbers of x and t, the batch to take; None takes all.
+    """
+
+    cdef readonly tuple sizes
+    cdef readonly str activation
+    cdef readonly object dtype
+    cdef readonly dict shapes         # of the parameters, by key
+    cdef int type_num
+    cdef bint is_double
+    cdef int item
+    cdef int n_affines
+    cdef tuple keys                   # W1, b1, W2, …
+    cdef Workspace idle               # None while a call has it
+    cdef char** known                 # data of the outputs and parameters last found disjoint
+
+    def __cinit__(self, tuple sizes, str activation, dtype):
+        self.sizes, self.activation, self.dtype = sizes, activation, np.dtype(dtype)
+        self.n_affines = len(sizes) - 1
+        self.type_num = self.dtype.num
+        self.is_double = self.type_num == cnp.NPY_FLOAT64
+        self.item = 8 if self.is_double else 4
+        self.shapes = _net.parameter_shapes(sizes)
+        self.keys = tuple(self.shapes)
+        self.idle = Workspace(self.n_affines)
+        self.known = <char**> PyMem_Malloc(4 * self.n_affines * sizeof(char*))
+        if self.known == NULL:
+            raise MemoryError()
+        self.known[0] = NULL
+
+    def __dealloc__(self):
+        PyMem_Free(self.known)
+
+    def __reduce__(self):
+        return Network, (self.sizes, self.activation, self.dtype)
+
+    def predict(self, dict params, x):
+        """Return the scores (N, C), a fresh array."""
+        cdef Workspace workspace = self.take_workspace()
+        cdef cnp.ndarray scores
+        try:
+            self.find_parameters(workspace, params)
+            self.find_batch(workspace, x, None, None, False)
+            scores = empty_matrix(
+                workspace.walk.n, self.sizes[self.n_affines], self.type_num
+            )
+            workspace.walk.scores = <char*> cnp.PyArray_DATA(scores)
+            self.run(workspace, False)
+        finally:
+            self.give_back(workspace)
+        return scores
+
+    def cross_entropy(self, dict params, x, t, rows=None):
+        """Return the mean cross-entropy."""
+        cdef Workspace workspace = self.take_workspace()
+        try:
+            self.find_parameters(workspace, params)
+            self.find_batch(workspace, x, t, rows, False)
+            self.run(workspace, False)
+            return mean(workspace.walk.n, workspace.walk.losses)
+        finally:
+            self.give_back(workspace)
+
+    def gradient(self, dict params, dict grads, x, t, double weight_decay, rows=None):
+        """Write the gradients into the arrays of `grads`; return the mean cross-entropy."""
+        cdef Workspace workspace = self.take_workspace()
+        cdef int i
+        try:
+            self.find_parameters(workspace, params)
+            self.find_outputs(workspace, params, grads, x)
+            self.find_batch(workspace, x, t, rows, True)
+            for i in range(self.n_affines):
+                workspace.walk.affines[i].weight_decay = weight_decay
+            self.run(workspace, True)
+            return mean(workspace.walk.n, workspace.walk.losses)
+        finally:
+            self.give_back(workspace)
+
+    cdef Workspace take_workspace(self):
+        """Return the workspace, or another one if a call in another thread has it."""
+        cdef Workspace workspace = self.idle
+        self.idle = None
+        if workspace is None:
+            workspace = Workspace(self.n_affines)
+        return workspace
+
+    cdef int give_back(self, Workspace workspace) except -1:
+        del workspace.held[:]
+        self.idle = workspace
+        return 0
+
+    cdef int find_parameters(self, Workspace workspace, dict params) except -1:
+        """Describe the parameters; one that BLAS or a pass can't walk is copied for this call."""
+        cdef int i
+        cdef Affine* affine
+        cdef cnp.ndarray W, b
+        cdef Walk* walk = &workspace.walk
+        walk.is_double, walk.item = self.is_double, self.item
+        for i in range(self.n_affines):
+            affine = &walk.affines[i]
+            W, b = self.parameter(params, 2 * i), self.parameter(params, 2 * i + 1)
+            W = as_matrix(as_floats("W", W, self.type_num), &affine.W)
+            b = as_c_order(as_floats("b", b, self.type_num))
+            affine.b = <char*> cnp.PyArray_DATA(b)
+            affine.kind = LINEAR if i + 1 == self.n_affines else KINDS[self.activation]
+            workspace.held.append(W)
+            workspace.held.append(b)
+        return 0
+
+    cdef cnp.ndarray parameter(self, dict params, int k):
+        key = self.keys[k]
+        p = params.get(key)
+        if not self.has_shape(p, k) or cnp.PyArray_TYPE(p) != self.type_num:
+            _net.check_parameter(params, key, self.shapes[key], self.dtype)
+        return p
+
+    cdef bint has_shape(self, a, int k) noexcept:
+        """Tell whether an object is an array of the shape of parameter k."""
+        cdef int i = k // 2
+        if not isinstance(a, np.ndarray):
+            return False
+        if k % 2:
+            return cnp.PyArray_NDIM(a) == 1 and cnp.PyArray_DIM(a, 0) == self.sizes[i + 1]
+        return (
+            cnp.PyArray_NDIM(a) == 2
+            and cnp.PyArray_DIM(a, 0) == self.sizes[i]
+            and cnp.PyArray_DIM(a, 1) == self.sizes[i + 1]
+        )
+
+    cdef int find_outputs(self, Workspace workspace, dict params, dict grads, x) except -1:
+        """Describe where the gradients go; look for overlaps only if an array is a new one."""
+        cdef int k
+        cdef Affine* affine
+        cdef bint is_known = self.known[0] != NULL
+        for k in range(2 * self.n_affines):
+            g, p = grads.get(self.keys[k]), params[self.keys[k]]
+            if not (
+                self.has_shape(g, k)
+                and is_native(g, self.type_num)
+                and cnp.PyArray_ISCARRAY(g)
+                and not may_overlap(g, x)
+            ):
+                _net.check_outputs(grads, params, x, self.shapes, self.dtype)
+                raise ValueError(f"out[{self.keys[k]!r}] does not fit")
+            affine = &workspace.walk.affines[k // 2]
+            if k % 2:
+                affine.db = <char*> cnp.PyArray_DATA(g)
+            else:
+                affine.dW = <char*> cnp.PyArray_DATA(g)
+            workspace.held.append(g)
+            is_known = (
+                is_known
+                and cnp.PyArray_IS_C_CONTIGUOUS(p)
+                and cnp.PyArray_DATA(g) == self.known[2 * k]
+                and cnp.PyArray_DATA(p) == self.known[2 * k + 1]
+            )
+        if not is_known:
+            self.check_outputs(params, grads, x)
+        return 0
+
+    cdef int check_outputs(self, dict params, dict grads, x) except -1:
+        """Check outputs for overlaps with parameters and each other, and remember where they are.
+        """
+        cdef int k
+        self.known[0] = NULL
+        _net.check_outputs(grads, params, x, self.shapes, self.dtype)
+        for k in reversed(range(2 * self.n_affines)):
+            self.known[2 * k + 1] = <char*> cnp.PyArray_DATA(params[self.keys[k]])
+            self.known[2 * k] = <char*> cnp.PyArray_DATA(grads[self.keys[k]])
+        return 0
+
+    cdef int find_batch(self, Workspace workspace, x, t, rows, bint backward) except -1:
+        """Describe the samples and copy the row numbers and labels; all is checked after this."""
+        cdef Walk* walk = &workspace.walk
+        cdef cnp.ndarray samples, numbers = None
+        cdef Py_ssize_t n_samples
+        if rows is None:
+            samples = as_samples(x, self.sizes[0], self.type_num)
+            walk.n = n_samples = cnp.PyArray_DIM(samples, 0)
+        else:
+            numbers = as_row_numbers(rows)
+            samples = np.asarray(x)
+            n_samples = cnp.PyArray_DIM(samples, 0) if cnp.PyArray_NDIM(samples) else 0
+            walk.n = cnp.PyArray_DIM(numbers, 0)
+        as_int(walk.n)
+        self.lay_out(workspace, rows is not None, t is not None, backward)
+        if rows is not None:
+            read_rows(numbers, n_samples, walk.rows)
+        if t is not None:
+            self.find_labels(walk, t, numbers, n_samples)
+        if rows is not None and not self.can_gather(samples):
+            samples = as_samples(samples.take(numbers, axis=0), self.sizes[0], self.type_num)
+            walk.rows = NULL
+        if walk.rows == NULL:
+            samples = as_matrix(samples, &walk.source)
+        else:
+            walk.source = contiguous(cnp.PyArray_DATA(samples), 0, self.sizes[0])
+        workspace.held.append(samples)
+        if backward:
+            walk.affines[0].x = walk.source
+            if walk.rows != NULL:
+                walk.affines[0].x = contiguous(walk.gathered, <int> walk.n, self.sizes[0])
+        return 0
+
+    cdef bint can_gather(self, cnp.ndarray samples) noexcept:
+        """Tell whether each sample is a stretch of memory that a product can take as it is."""
+        return (
+            is_native(samples, self.type_num)
+            and cnp.PyArray_IS_C_CONTIGUOUS(samples)
+            and cnp.PyArray_SIZE(samples) == cnp.PyArray_DIM(samples, 0) * <Py_ssize_t> self.sizes[0]
+        )
+
+    cdef int find_labels(
+        self, Walk* walk, t, cnp.ndarray numbers, Py_ssize_t n_samples,
+    ) except -1:
+        cdef Py_ssize_t classes = self.sizes[self.n_affines]
+        cdef cnp.ndarray given = np.asarray(t), labels
+        if (
+            cnp.PyArray_NDIM(given) == 1
+            and cnp.PyArray_DIM(given, 0) == n_samples
+            and cnp.PyArray_ISINTEGER(given)
+        ):
+            return read_labels(as_integers(given), walk.n, walk.rows, classes, walk.labels)
+        if numbers is not None and cnp.PyArray_NDIM(given) and (
+            cnp.PyArray_DIM(given, 0) == n_samples
+        ):
+            given, n_samples = given.take(numbers, axis=0), walk.n
+        labels = class_indices(given, n_samples, classes)
+        memcpy(walk.labels, cnp.PyArray_DATA(labels), walk.n * sizeof(Py_ssize_t))
+        return 0
+
+    cdef int lay_out(
+        self, Workspace workspace, bint has_rows, bint has_labels, bint backward,
+    ) except -1:
+        """Settle how the batch is cut, and where in the workspace everything goes."""
+        cdef Walk* walk = &workspace.walk
+        cdef int n_threads = threads_for(self.operations(walk.n, backward))
+        walk.n_blocks = count_blocks(walk.n, n_threads)
+        if backward:  # blocks that a core's own cache can hold, a whole number for each thread
+            walk.n_blocks *= 1 + (walk.n - 1) // (walk.n_blocks * BACKWARD_ROWS)
+        workspace.used = 0
+        self.hand_out(workspace, n_threads, has_rows, has_labels, backward)
+        if workspace.grow():
+            workspace.used = 0
+            self.hand_out(workspace, n_threads, has_rows, has_labels, backward)
+        if backward:
+            self.cut_slabs(walk, n_threads)
+        return 0
+
+    cdef void hand_out(
+        self, Workspace workspace, int n_threads, bint has_rows, bint has_labels, bint backward,
+    ) noexcept:
+        """Give every array of the walk its part of the workspace."""
+        cdef Walk* walk = &workspace.walk
+        cdef Affine* affine
+        cdef int i, item = self.item, columns
+        cdef Py_ssize_t n_rows = walk.n
+        if not backward and (walk.n_blocks > 1 or walk.n > FORWARD_ROWS):
+            n_rows = walk.n_blocks * FORWARD_ROWS
+        walk.rows = walk.labels = NULL
+        walk.scores = NULL
+        if has_rows:
+            walk.rows = <Py_ssize_t*> workspace.part(walk.n * sizeof(Py_ssize_t))
+            walk.gathered = workspace.part(n_rows * <Py_ssize_t> self.sizes[0] * item)
+        if has_labels:
+            walk.labels = <Py_ssize_t*> workspace.part(walk.n * sizeof(Py_ssize_t))
+            walk.losses = <double*> workspace.part(walk.n * sizeof(double))
+        if backward:
+            walk.slabs = <Slab*> workspace.part(
+                (2 * self.n_affines + SLABS_PER_THREAD * n_threads) * sizeof(Slab)
+            )
+        for i in range(self.n_affines):
+            affine = &walk.affines[i]
+            columns = self.sizes[i + 1]
+            affine.out = workspace.part(n_rows * columns * item)
+            affine.dout.data = affine.out  # the last layer's scores become their gradient in place
+            if backward and i + 1 < self.n_affines:
+                affine.dout.data = workspace.part(n_rows * columns * item)
+            affine.dout = contiguous(affine.dout.data, <int> walk.n, columns)
+            if backward:
+                affine.partial_db = workspace.part(walk.n_blocks * columns * item)
+            if i > 0:
+                affine.x = contiguous(walk.affines[i - 1].out, <int> walk.n, self.sizes[i])
+
+    cdef void cut_slabs(self, Walk* walk, int n_threads) noexcept:
+        """Cut the gradients of the weights into slabs of about equal work."""
+        cdef int i
+        cdef Py_ssize_t k, pieces
+        cdef Affine* affine
+        cdef Slab* slab
+        cdef double total = self.multiplications()
+        walk.n_slabs = 0
+        for i in range(self.n_affines):
+            affine = &walk.affines[i]
+            pieces = count_slabs(
+                affine.W.rows, <double> affine.W.rows * affine.W.columns / total, n_threads
+            )
+            for k in range(pieces):
+                slab = &walk.slabs[walk.n_slabs]
+                slab.affine, slab.first = affine, cut(affine.W.rows, pieces, k)
+                slab.n = cut(affine.W.rows, pieces, k + 1) - slab.first
+                walk.n_slabs += 1
+
+    cdef double multiplications(self) noexcept:
+        """Return how many multiplications take one sample through all layers."""
+        cdef int i
+        cdef double total = 0
+        for i in range(self.n_affines):
+            total += <double> self.sizes[i] * <double> self.sizes[i + 1]
+        return total
+
+    cdef double operations(self, Py_ssize_t n, bint backward) noexcept:
+        cdef double forward = 2 * n * self.multiplications()
+        if backward:
+            return 3 * forward - 2.0 * n * <double> self.sizes[0] * <double> self.sizes[1]
+        return forward
+
+    cdef void run(self, Workspace workspace, bint backward) noexcept:
+        cdef Walk* walk = &workspace.walk
+        cdef double operations = self.operations(walk.n, backward)
+        cdef Phase[2] phases
+        phases[0] = Phase(forward_block, walk.n_blocks)
+        phases[1] = Phase(gradient_slab, walk.n_slabs)
+        if backward:
+            phases[0].function = gradient_block
+        run_products(operations, threads_for(operations), walk, phases, 2 if backward else 1)
+
+
+cdef cnp.ndarray as_row_numbers(rows):
+    """Return row numbers as an integer array (N,), N at least 1."""
+    cdef cnp.ndarray numbers = np.asarray(rows)
+    if not cnp.PyArray_ISINTEGER(numbers):
+        raise TypeError(f"batch must be row numbers, got dtype {numbers.dtype}")
+    if cnp.PyArray_NDIM(numbers) != 1 or cnp.PyArray_DIM(numbers, 0) == 0:
+        raise ValueError(f"batch has shape {(<object> numbers).shape}, wants (N,) with N ≥ 1")
+    return as_integers(numbers)
+
+
+cdef int read_rows(cnp.ndarray numbers, Py_ssize_t n_samples, Py_ssize_t* to) except -1:
+    """Copy row numbers, each checked; as in NumPy, negative ones count from the end."""
+    cdef const char* data = <const char*> cnp.PyArray_DATA(numbers)
+    cdef Py_ssize_t stride = cnp.PyArray_STRIDE(numbers, 0), i
+    cdef int type_num = cnp.PyArray_TYPE(numbers)
+    cdef long long row
+    for i in range(cnp.PyArray_DIM(numbers, 0)):
+        row = integer_at(data + i * stride, type_num)
+        if not -n_samples <= row < n_samples:
+            raise IndexError(f"batch[{i}] is {numbers[i]}, x holds {n_samples} samples")
+        to[i] = <Py_ssize_t> (row + n_samples if row < 0 else row)
+    return 0
+
+
+cdef bint may_overlap(cnp.ndarray a, other):
+    """Tell whether a contiguous array lies within the bounds of another object, if that is one."""
+    cdef cnp.ndarray b
+    cdef char* low
+    cdef char* high
+    cdef Py_ssize_t extent
+    cdef int d
+    if not isinstance(other, np.ndarray):
+        return False
+    b = other
+    low = high = <char*> cnp.PyArray_DATA(b)
+    high += cnp.PyArray_ITEMSIZE(b)
+    for d in range(cnp.PyArray_NDIM(b)):
+        extent = (cnp.PyArray_DIM(b, d) - 1) * cnp.PyArray_STRIDE(b, d)
+        if extent < 0:
+            low += extent
+        else:
+            high += extent
+    return (
+        <char*> cnp.PyArray_DATA(a) < high
+        and low < <char*> cnp.PyArray_DATA(a) + cnp.PyArray_NBYTES(a)
+    )

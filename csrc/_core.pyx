@@ -89,6 +89,8 @@ cdef enum:
     # two Zen 4 cores: Adam over 300,000 floats, 8.4 MB, takes 116 µs on one thread and 78 on two;
     # over half as many the two are equal, and SGD gains from some 15 MB on
     THREADING_BYTES = 8_000_000
+    # The same where a worker is awake, as it is behind the gradient of a net
+    AWAKE_THREADING_BYTES = 1_000_000
     # One that moves fewer keeps the GIL: it is over sooner than another thread could take it up
     GIL_BYTES = 200_000
     # The widest register and a cache line. Arrays of the system's own making begin 16 bytes into
@@ -267,7 +269,7 @@ cdef class Stepper:
         cdef Step context
         cdef Phase phase
         cdef int n_threads
-        cdef bint borrowed = not self.owns_references
+        cdef bint is_awake, borrowed = not self.owns_references
         if self.bytes_moved < GIL_BYTES:
             self.run(c)
             return 0
@@ -276,10 +278,13 @@ cdef class Stepper:
         self.busy = generation
         context = Step(self.rule, c, self.jobs)
         phase = Phase(run_job, self.n_jobs)
-        n_threads = pool.claim() if self.n_jobs > 1 else 1
+        is_awake = pool.is_awake()
+        n_threads = 1
+        if self.n_jobs > 1 and (is_awake or self.bytes_moved >= THREADING_BYTES):
+            n_threads = pool.claim()
         with nogil:
             if n_threads > 1:
-                pool.run(n_threads, &context, &phase, 1)
+                pool.run(n_threads, &context, &phase, 1, is_awake)
             else:
                 self.run(c)
         if borrowed:
@@ -651,7 +656,7 @@ cdef class Stepper:
             self.bytes_moved += entry.size * (8 if entry.is_double else 4)
         # each element of p and of the states is read and written, of g read
         self.bytes_moved *= 3 + 2 * self.rule.n_states
-        if self.bytes_moved < THREADING_BYTES:
+        if self.bytes_moved < AWAKE_THREADING_BYTES:
             return 0
         if n > self.jobs_capacity:
             jobs = <Job*> PyMem_Realloc(self.jobs, n * sizeof(Job))

@@ -13,6 +13,10 @@
 # are done: at first in a loop, for they mostly end together, then at a gate that the thread with the
 # last of them opens. Only jobs that run are waited for, so one thread can do them all.
 #
+# A caller whose next call is likely to follow at once asks the workers to linger: to look for their
+# token in a loop for a little while before they block. Callers see how many do, for whom a smaller
+# piece of work is worth sharing.
+#
 # The pool belongs to one caller at a time. Another one meanwhile works alone instead of waiting.
 
 from cpython.pycapsule cimport PyCapsule_New
@@ -71,6 +75,8 @@ cdef enum:
     SPINS = 2000
     # Looks at a phase's counter before a thread blocks for its last jobs: as long
     PHASE_SPINS = 500
+    # Looks for a token before a worker blocks: some 30 µs, about what being woken costs
+    LINGER_SPINS = 600
 
 cdef struct Range:
     fastopt_atomic next    # the next job that nobody has taken
@@ -94,6 +100,8 @@ cdef const Phase* phases = NULL
 cdef int n_phases = 0
 cdef void* context = NULL
 cdef int n_ranges = 0
+cdef bint stay = False
+cdef fastopt_atomic n_lingering = 0
 cdef PhaseState[MAX_PHASES] states
 cdef Worker[MAX_THREADS] workers
 cdef int n_workers = 0  # started; only ever grows, but in a forked child
@@ -149,10 +157,31 @@ cdef bint start_worker() noexcept:
 
 cdef void work_forever(void* argument) noexcept nogil:
     cdef Worker* worker = <Worker*> argument
+    cdef bint lingers = False
     while True:
-        PyThread_acquire_lock(worker.wake, WAIT_LOCK)
+        if not (lingers and linger(worker)):
+            PyThread_acquire_lock(worker.wake, WAIT_LOCK)
         work(<int> (worker - workers) + 1)
+        lingers = stay  # what belongs to the next call once this one is answered
         PyThread_release_lock(worker.done)
+
+
+cdef bint linger(Worker* worker) noexcept nogil:
+    """Look for a token for a while; return whether one came."""
+    cdef int _try
+    cdef bint came = False
+    fastopt_fetch_add(&n_lingering, 1)
+    for _try in range(LINGER_SPINS):
+        if PyThread_acquire_lock(worker.wake, NOWAIT_LOCK):
+            came = True
+            break
+        fastopt_pause()
+    fastopt_fetch_add(&n_lingering, -1)
+    return came
+
+
+cdef bint is_awake() noexcept:
+    return fastopt_load(&n_lingering) > 0
 
 
 cdef void work(int own) noexcept nogil:
@@ -192,14 +221,16 @@ cdef void wait_for_phase(PhaseState* state) noexcept nogil:
 
 
 cdef void run(
-    int threads, void* job_context, const Phase* run_phases, int n_run_phases,
+    int threads, void* job_context, const Phase* run_phases, int n_run_phases, bint workers_stay,
 ) noexcept nogil:
     """Run the phases on the threads that `claim` gave, and give the pool back."""
+    global stay
     cdef int k
     if threads == 1:
         run_alone(job_context, run_phases, n_run_phases)
         return
     share_out(threads, job_context, run_phases, n_run_phases)
+    stay = workers_stay
     for k in range(threads - 1):
         PyThread_release_lock(workers[k].wake)
     work(0)
@@ -252,6 +283,7 @@ def forget_workers():
     for k in range(MAX_PHASES):
         states[k].gate = NULL
     n_workers = 0
+    fastopt_store(&n_lingering, 0)
     fastopt_store(&busy, 0)
 
 
@@ -275,6 +307,7 @@ max_threads = MAX_THREADS
 
 cdef PoolApi pool_api
 pool_api.threads = wanted_threads
+pool_api.is_awake = is_awake
 pool_api.claim = claim
 pool_api.run = run
 api = PyCapsule_New(&pool_api, "fastopt.pool_api", NULL)

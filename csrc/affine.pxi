@@ -94,10 +94,10 @@ cdef void run_products(
     enter_products()
     n_threads = pool.claim() if n_threads > 1 else 1
     if operations < GIL_OPERATIONS:
-        pool.run(n_threads, context, phases, n_phases)
+        pool.run(n_threads, context, phases, n_phases, True)
     else:
         with nogil:
-            pool.run(n_threads, context, phases, n_phases)
+            pool.run(n_threads, context, phases, n_phases, True)
     leave_products()
 
 

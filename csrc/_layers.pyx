@@ -1,6 +1,7 @@
 # The layers and nets, compiled: checks what they were given, calls BLAS and the passes with the GIL
-# released. What a layer remembers is kept by fastopt/layers.py. The included files, in the order of
-# what builds on what: arrays and their products, the passes, an Affine layer in pieces, a whole net.
+# released. What a layer remembers is kept by fastopt/layers.py. The included files, in the order
+# of what builds on what: arrays and their products, the passes, an Affine layer in pieces, labels,
+# a whole net.
 
 cimport numpy as cnp
 

@@ -9,9 +9,9 @@
 # costs nothing: the caller does its jobs, and takes the wake-up back. Hence the rule at the end of
 # `run`: a token that is still in `wake` was never seen; one that is gone is answered in `done`.
 #
-# Jobs come in phases. A thread that finds no job left in one waits until those that others have taken
-# are done: at first in a loop, for they mostly end together, then at a gate that the thread with the
-# last of them opens. Only jobs that run are waited for, so one thread can do them all.
+# Jobs come in phases. A thread that finds no job left in one waits until those that others have
+# taken are done: at first in a loop, for they mostly end together, then at a gate that the thread
+# with the last of them opens. Only jobs that run are waited for, so one thread can do them all.
 #
 # A caller whose next call is likely to follow at once asks the workers to linger: to look for their
 # token in a loop for a little while before they block. Callers see how many do, for whom a smaller

@@ -1,6 +1,6 @@
-# The table of kernels of one instruction set: every rule and every pass at every dtype, handed in a
-# capsule to the modules that call them. No arrays and no functions that Python sees belong here: this
-# text is compiled once for each instruction set, and only arithmetic may depend on it.
+# The table of kernels of one instruction set: every rule and every pass at every dtype, handed in
+# a capsule to the modules that call them. No arrays and no functions that Python sees belong here:
+# this text is compiled once for each instruction set, and only arithmetic may depend on it.
 
 from cpython.pycapsule cimport PyCapsule_New
 from kernel_table cimport KernelTable, Passes32, Passes64, Rule

@@ -1,7 +1,7 @@
 # Arrays as BLAS takes them, and their products. What a layer computes of them does not belong here.
 #
-# An input that is not a native, aligned float32 or float64 array in a layout that BLAS or a pass can
-# walk is converted once, on the way in.
+# An input that is not a native, aligned float32 or float64 array in a layout that BLAS or a pass
+# can walk is converted once, on the way in.
 
 from blas cimport gemm
 from libc.limits cimport INT_MAX

@@ -430,7 +430,8 @@ cdef class Network:
         return (
             is_native(samples, self.type_num)
             and cnp.PyArray_IS_C_CONTIGUOUS(samples)
-            and cnp.PyArray_SIZE(samples) == cnp.PyArray_DIM(samples, 0) * <Py_ssize_t> self.sizes[0]
+            and cnp.PyArray_SIZE(samples)
+            == cnp.PyArray_DIM(samples, 0) * <Py_ssize_t> self.sizes[0]
         )
 
     cdef int find_labels(

@@ -1,5 +1,5 @@
-# Calls of the passes through the table of kernels that was chosen, by dtype. What the passes compute
-# stands in passes.pxi.
+# Calls of the passes through the table of kernels that was chosen, by dtype. What the passes
+# compute stands in passes.pxi.
 
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from kernel_table cimport LINEAR, RELU, SIGMOID, KernelTable
@@ -41,7 +41,8 @@ cdef inline void softmax_loss(
 
 
 cdef inline void softmax_loss_backward(
-    bint is_double, Py_ssize_t n, Py_ssize_t m, const Py_ssize_t* t, double scale, void* y, void* db,
+    bint is_double, Py_ssize_t n, Py_ssize_t m, const Py_ssize_t* t, double scale,
+    void* y, void* db,
 ) noexcept nogil:
     if is_double:
         kernels.float64.softmax_loss_backward(n, m, t, scale, <double*> y, <double*> db)

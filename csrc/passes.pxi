@@ -1,6 +1,6 @@
-# The formulas of the layers, each written once, and the passes over contiguous rows that apply them:
-# everything in a net that is not a matrix product. Compiled for each instruction set, like the rules
-# of the optimizers; checks, allocation and matrix products do not belong here.
+# The formulas of the layers, each written once, and the passes over contiguous rows that apply
+# them: everything in a net that is not a matrix product. Compiled for each instruction set, like
+# the rules of the optimizers; checks, allocation and matrix products do not belong here.
 #
 # n: rows, that is samples; m: columns; out, dout, x, y: n × m, contiguous unless strides are given
 # t: class of each row
@@ -33,8 +33,8 @@ cdef extern from * nogil:
 cdef inline floating exponential(floating x) noexcept nogil:
     """Return exp(x) to within 2 units in the last place; below 2^-125 (2^-1021) it is 0.
 
-    exp(x) = 2^k · exp(r), k = round(x / ln 2), r = x - k·ln 2 in two steps (Cody and Waite 1980), and
-    exp(r) by its Taylor series: |r| ≤ ln(2)/2, so degree 7 (13) leaves 6e-9 (4e-18). Written
+    exp(x) = 2^k · exp(r), k = round(x / ln 2), r = x - k·ln 2 in two steps (Cody and Waite 1980),
+    and exp(r) by its Taylor series: |r| ≤ ln(2)/2, so degree 7 (13) leaves 6e-9 (4e-18). Written
     without a branch or a call, so that a loop of it is vectorized.
     """
     cdef floating shifted, k, r, p, clipped

@@ -21,8 +21,8 @@ cdef struct PoolApi:
     # With the GIL: take the pool; return how many threads it will use, the calling one included.
     # 1 means that it was not taken, and the caller does its work alone.
     int (*claim)() noexcept
-    # Without: run the phases' jobs on that many threads, and give the pool back if it was taken. Only
-    # the last phase may be without jobs. `stay`: let the workers linger afterwards.
+    # Without: run the phases' jobs on that many threads, and give the pool back if it was taken.
+    # Only the last phase may be without jobs. `stay`: let the workers linger afterwards.
     void (*run)(
         int n_threads, void* context, const Phase* phases, int n_phases, bint stay
     ) noexcept nogil

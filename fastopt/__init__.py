@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fastopt import datasets, experiments, plotting, reference
     from fastopt.layers import Affine, Relu, Sigmoid, SoftmaxWithLoss
     from fastopt.nets import MultiLayerNet, TwoLayerNet
+    from fastopt.training import Trainer
 
 __all__ = [
     "SGD",
@@ -32,6 +33,7 @@ __all__ = [
     "Relu",
     "Sigmoid",
     "SoftmaxWithLoss",
+    "Trainer",
     "TwoLayerNet",
     "__version__",
     "datasets",
@@ -52,6 +54,7 @@ _LAZY = {
     "SoftmaxWithLoss": "fastopt.layers",
     "MultiLayerNet": "fastopt.nets",
     "TwoLayerNet": "fastopt.nets",
+    "Trainer": "fastopt.training",
 }
 _LAZY_MODULES = ("datasets", "experiments", "plotting", "reference")
 

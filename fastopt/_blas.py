@@ -34,11 +34,18 @@ def thread_functions() -> tuple[int, int]:
         for prefix in _PREFIXES:
             for suffix in _SUFFIXES:
                 names = (f"{prefix}openblas_{verb}_num_threads{suffix}" for verb in ("get", "set"))
-                functions = [getattr(library, name, None) for name in names]
-                if all(functions):
-                    get, set_ = (ctypes.cast(f, ctypes.c_void_p).value or 0 for f in functions)
-                    return get, set_
+                addresses = [_address(library, name) for name in names]
+                if all(addresses):
+                    return addresses[0], addresses[1]
     return 0, 0
+
+
+def _address(library: ctypes.CDLL, name: str) -> int:
+    try:
+        function = library[name]
+    except AttributeError:
+        return 0
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
 def _libraries() -> list[ctypes.CDLL]:

@@ -30,6 +30,7 @@ from fastopt.experiments import (
     valley_optimizers,
 )
 from fastopt.plotting import FORMATS, plot_losses, plot_trajectories, require_matplotlib, save
+from fastopt.training import progress_bar
 
 __all__ = ["main"]
 
@@ -364,22 +365,7 @@ def _progress_bar(iterations: int) -> Iterator[Callable[[Mapping[str, float]], N
     if not sys.stderr.isatty() or find_spec("tqdm") is None:
         yield None
         return
-    from tqdm import tqdm
-
-    smoothed: dict[str, float] = {}
-
-    def show(losses: Mapping[str, float]) -> None:
-        for name, loss in losses.items():
-            before = smoothed.get(name, loss)
-            smoothed[name] = before + 0.05 * (loss - before)
-        text = "  ".join(f"{name} {loss:.3f}" for name, loss in smoothed.items())
-        bar.set_postfix_str(text, refresh=False)
-        bar.update()
-
-    layout = "{percentage:3.0f}% {bar:10} {remaining} left{postfix}"
-    with tqdm(
-        total=iterations, bar_format=layout, smoothing=0.05, dynamic_ncols=True, leave=False
-    ) as bar:
+    with progress_bar(iterations) as show:
         yield show
 
 

@@ -100,6 +100,9 @@ class MultiLayerNet(ABC):
         """Make what `predict` and the next two methods need."""
 
     @abstractmethod
+    def _predict(self, x: ArrayLike) -> Array: ...
+
+    @abstractmethod
     def _cross_entropy(self, x: ArrayLike, t: ArrayLike, batch: ArrayLike | None) -> float: ...
 
     @abstractmethod
@@ -114,7 +117,6 @@ class MultiLayerNet(ABC):
     @abstractmethod
     def _count_correct(self, scores: Array, t: ArrayLike) -> int: ...
 
-    @abstractmethod
     def predict(self, x: ArrayLike) -> Array:
         """Return the scores before softmax.
 
@@ -128,6 +130,8 @@ class MultiLayerNet(ABC):
         array (N, C) of the net's dtype
             The caller's own.
         """
+        return self._predict(x)
+
     def loss(self, x: ArrayLike, t: ArrayLike, *, batch: ArrayLike | None = None) -> float:
         """Return the mean cross-entropy plus 0.5·λ·ΣW².
 
@@ -242,7 +246,7 @@ class MultiLayerNet(ABC):
 
 
 def parameter_shapes(sizes: Sequence[int]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the parameters of a net, by key: W1, b1, W2, …"""
+    """Return the shapes of the parameters of a net, by key: W1, b1, and so on."""
     shapes: dict[str, tuple[int, ...]] = {}
     for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes), start=1):
         shapes[f"W{i}"] = (fan_in, fan_out)

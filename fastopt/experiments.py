@@ -5,7 +5,8 @@ Plain functions of classes and data. Loading data, printing and drawing belong e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 from time import perf_counter
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 import fastopt
+from fastopt.training import Trainer
 
 __all__ = [
     "OPTIMIZERS",
@@ -123,7 +125,8 @@ class Training:
     test_accuracy : float
         Share of the test images that are recognized at the end, from 0 to 1.
     ms_per_step : float
-        Median time of gradient and update, in milliseconds; the loss after it is not counted.
+        Median time of taking a batch, its gradient and the update, in milliseconds; the loss after
+        it is not counted.
     """
 
     losses: list[float]
@@ -199,16 +202,21 @@ def compare_optimizers(
     x_train, x_test = (np.asarray(x, dtype) for x, _ in data)
     t_train, t_test = (np.asarray(t) for _, t in data)
     sizes = (x_train[0].size, hidden_size_list, 1 + int(max(t_train.max(), t_test.max())))
-    runs = {
-        name: _Run(classes.MultiLayerNet(*sizes, dtype=dtype, rng=seed), getattr(classes, name)())
-        for name in optimizers
-    }
     rng = np.random.default_rng([seed, 1])  # a stream of its own: the weights come from [seed]
+    batches = (rng.choice(len(x_train), batch_size) for _ in range(iterations))
+    streams = itertools.tee(batches, len(optimizers))
+    runs = {
+        name: _Run(
+            Trainer(classes.MultiLayerNet(*sizes, dtype=dtype, rng=seed), getattr(classes, name)()),
+            x_train,
+            t_train,
+            stream,
+        )
+        for name, stream in zip(optimizers, streams, strict=True)
+    }
     with np.errstate(all="ignore"):  # a training that diverges is a result
         for _ in range(iterations):
-            batch = rng.choice(len(x_train), batch_size)
-            x, t = x_train[batch], t_train[batch]
-            losses = {name: run.step(x, t) for name, run in runs.items()}
+            losses = {name: run.step() for name, run in runs.items()}
             if progress is not None:
                 progress(losses)
         trainings = {name: run.result(x_test, t_test) for name, run in runs.items()}
@@ -216,21 +224,24 @@ def compare_optimizers(
 
 
 class _Run:
-    """One net with its optimizer, and the notes taken while it trains."""
+    """One trainer on its batches, and the notes taken while it trains."""
 
-    def __init__(self, net: Any, optimizer: Any) -> None:
-        self._net, self._optimizer = net, optimizer
-        self._grads: dict[str, Array] | None = None
+    def __init__(
+        self, trainer: Trainer, x: Array, t: Array, batches: Iterator[NDArray[np.intp]]
+    ) -> None:
+        self._net = trainer.net
+        self._x, self._t = x, t
+        self._batches, batches = itertools.tee(batches)
+        self._steps = trainer.steps(x, t, batches)
         self._losses: list[float] = []
         self._seconds: list[float] = []
 
-    def step(self, x: Array, t: Array) -> float:
+    def step(self) -> float:
         """Train on one batch and return the loss that is left on it."""
         begin = perf_counter()
-        self._grads = self._net.gradient(x, t, out=self._grads)
-        self._optimizer.update(self._net.params, self._grads)
+        next(self._steps)
         self._seconds.append(perf_counter() - begin)
-        self._losses.append(self._net.loss(x, t))
+        self._losses.append(self._net.loss(self._x, self._t, batch=next(self._batches)))
         return self._losses[-1]
 
     def result(self, x_test: Array, t_test: Array) -> Training:

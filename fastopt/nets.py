@@ -22,10 +22,8 @@ class MultiLayerNet(_net.MultiLayerNet):
     def _build(self, sizes: list[int], activation: str) -> None:
         self._network = _layers.Network(tuple(sizes), activation, self.dtype)
 
-    def predict(self, x: ArrayLike) -> Array:
+    def _predict(self, x: ArrayLike) -> Array:
         return self._network.predict(self.params, x)
-
-    predict.__doc__ = _net.MultiLayerNet.predict.__doc__
 
     def _cross_entropy(self, x: ArrayLike, t: ArrayLike, batch: ArrayLike | None) -> float:
         return self._network.cross_entropy(self.params, x, t, batch)
@@ -33,9 +31,7 @@ class MultiLayerNet(_net.MultiLayerNet):
     def _backpropagate(
         self, grads: dict[str, Array], x: ArrayLike, t: ArrayLike, batch: ArrayLike | None
     ) -> float:
-        return self._network.gradient(
-            self.params, grads, x, t, self.weight_decay_lambda, batch
-        )
+        return self._network.gradient(self.params, grads, x, t, self.weight_decay_lambda, batch)
 
     def _sum_of_squares(self, W: Array) -> float:
         return _layers.sum_of_squares(W)

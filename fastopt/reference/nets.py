@@ -19,14 +19,13 @@ class MultiLayerNet(_net.MultiLayerNet):
     """`fastopt.MultiLayerNet` computed by NumPy."""
 
     def _build(self, sizes: list[int], activation: str) -> None:
-        kinds = {"relu": layers.Relu, "sigmoid": layers.Sigmoid}
+        kinds: dict[str, Any] = {"relu": layers.Relu, "sigmoid": layers.Sigmoid}
         params, numbers = self.params, range(1, len(sizes))
         self._affines = [layers.Affine(params[f"W{i}"], params[f"b{i}"]) for i in numbers]
         self._activations = [kinds[activation]() for _ in numbers[:-1]]
         self._last = layers.SoftmaxWithLoss()
 
-    def predict(self, x: ArrayLike) -> Array:
-        """Return the scores before softmax: (N, C) for x of shape (N, …)."""
+    def _predict(self, x: ArrayLike) -> Array:
         self._use_params()
         out = self._affines[0].forward(x)
         for activation, affine in zip(self._activations, self._affines[1:], strict=True):
@@ -35,7 +34,7 @@ class MultiLayerNet(_net.MultiLayerNet):
 
     def _cross_entropy(self, x: ArrayLike, t: ArrayLike, batch: ArrayLike | None) -> float:
         x, t = _rows(x, t, batch)
-        return self._last.forward(self.predict(x), t)
+        return self._last.forward(self._predict(x), t)
 
     def _backpropagate(
         self, grads: dict[str, Array], x: ArrayLike, t: ArrayLike, batch: ArrayLike | None

@@ -6,6 +6,7 @@ business; the command line's five trainings side by side go through the same loo
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -259,7 +260,7 @@ class Trainer:
         self.history["validation_accuracy"].append(self.net.accuracy(x, t))
         if self._patience is None:
             return
-        if self._best is None or loss < self._best[0]:
+        if self._best is None or loss < self._best[0] or math.isnan(self._best[0]):
             self._best = loss, {key: p.copy() for key, p in self.net.params.items()}
             self._evaluations_since_best = 0
         else:
@@ -320,9 +321,13 @@ def progress_bar(iterations: int) -> Iterator[Callable[[Mapping[str, float]], No
         bar.update(done)
         done, shown = 0, perf_counter()
 
-    layout = "{percentage:3.0f}% {bar:10} {remaining} left{postfix}"
     with tqdm(
-        total=iterations, bar_format=layout, smoothing=0.05, dynamic_ncols=True, leave=False
+        total=iterations,
+        bar_format="{percentage:3.0f}% {bar:10} {remaining} left{postfix}",
+        mininterval=0,  # `show` sees to it
+        smoothing=0.05,
+        dynamic_ncols=True,
+        leave=False,
     ) as bar:
         yield show
         refresh()

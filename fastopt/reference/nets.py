@@ -11,12 +11,12 @@ __all__ = ["MultiLayerNet", "TwoLayerNet"]
 
 
 class MultiLayerNet(_net.MultiLayerNet):
-    """`fastopt.MultiLayerNet` computed by NumPy."""
+    """Twin of `fastopt.MultiLayerNet`: the same net on the NumPy layers."""
 
     _layers = cast(_net.LayerSet, layers)
 
 
 class TwoLayerNet(_net.TwoLayerNet):
-    """`fastopt.TwoLayerNet` computed by NumPy."""
+    """Twin of `fastopt.TwoLayerNet`: the same net on the NumPy layers."""
 
     _layers = cast(_net.LayerSet, layers)

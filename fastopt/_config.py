@@ -31,14 +31,23 @@ def show_config(mode: str = "stdout") -> dict[str, dict[str, Any]] | None:
 
     Returns
     -------
-    dict or None
-        Versions; the kernels' instruction set in use and those available; number of threads; the
-        BLAS that the layers call; the compiler.
+    dict of str to dict, or None
+        For `mode` 'dicts' versions; the kernels' instruction set in use and those available; number
+        of threads; the BLAS that the layers call; the compiler. Else None.
 
     Raises
     ------
     ValueError
         For another mode.
+
+    Examples
+    --------
+    >>> import fastopt
+    >>> config = fastopt.show_config(mode="dicts")
+    >>> list(config)
+    ['versions', 'kernels', 'blas', 'machine']
+    >>> config["kernels"]["variant"] in config["kernels"]["available"]
+    True
     """
     if mode not in ("stdout", "dicts"):
         raise ValueError(f"mode must be 'stdout' or 'dicts', got {mode!r}")

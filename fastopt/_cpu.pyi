@@ -1,1 +1,3 @@
+# The types of csrc/_cpu.pyx; stubtest holds the two to each other.
+
 def supports() -> list[str]: ...

@@ -1,3 +1,5 @@
+# The types of csrc/_pool.pyx; stubtest holds the two to each other.
+
 from typing import Any
 
 api: Any

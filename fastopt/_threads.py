@@ -28,14 +28,25 @@ def set_num_threads(n: int) -> None:
 
     Raises
     ------
-    TypeError, ValueError
-        If `n` is no integer, or out of range.
+    TypeError
+        `n` is no integer.
+    ValueError
+        `n` is a bool or out of range.
 
     Notes
     -----
     The default is the number of cores that this process may use, or the environment variable
     FASTOPT_NUM_THREADS. The matrix products of layers and nets run on BLAS's own threads, which its
     own variable sets (OPENBLAS_NUM_THREADS, before the first layer is made).
+
+    Examples
+    --------
+    >>> import fastopt
+    >>> before = fastopt.get_num_threads()
+    >>> fastopt.set_num_threads(1)
+    >>> fastopt.get_num_threads()
+    1
+    >>> fastopt.set_num_threads(before)
     """
     try:
         number = operator.index(n)
@@ -47,7 +58,19 @@ def set_num_threads(n: int) -> None:
 
 
 def get_num_threads() -> int:
-    """Return how many threads one step of an optimizer may use, the calling one included."""
+    """Return how many threads one step of an optimizer may use, the calling one included.
+
+    Returns
+    -------
+    int
+        From 1 to 64.
+
+    Examples
+    --------
+    >>> import fastopt
+    >>> 1 <= fastopt.get_num_threads() <= 64
+    True
+    """
     return _pool.get_num_threads()
 
 

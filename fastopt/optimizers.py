@@ -70,11 +70,22 @@ class _Optimizer(Hyperparameters):
             A gradient of another shape than its parameter; a read-only parameter; state that no
             longer fits a parameter; parameters, states or gradients that overlap in memory (an
             array may be its own gradient, and gradients may share memory).
+        RuntimeError
+            This optimizer is in the middle of another update.
 
         Notes
         -----
         Everything is checked before anything is written: after an error no parameter, no state and
         no counter has changed.
+
+        Examples
+        --------
+        >>> import numpy as np, fastopt
+        >>> params = {"W": np.ones((2, 2), np.float32), "scale": 1.0, "frozen": np.zeros(3)}
+        >>> grads = {"W": np.full((2, 2), 0.5), "scale": -2.0, "frozen": None}
+        >>> fastopt.SGD(lr=0.5).update(params, grads)
+        >>> params["W"].tolist(), params["scale"], params["frozen"].tolist()
+        ([[0.75, 0.75], [0.75, 0.75]], 2.0, [0.0, 0.0, 0.0])
         """
         raise NotImplementedError
 
@@ -85,7 +96,24 @@ class SGD(_Optimizer):
     Parameters
     ----------
     lr : float
-        Step size, ≥ 0.
+        Step size, finite and ≥ 0, in units of the parameters per unit of their gradients.
+
+    Raises
+    ------
+    TypeError
+        A hyper-parameter is set, here or later, to what is no number.
+    ValueError
+        A hyper-parameter is set, here or later, to a number out of its range.
+
+    Notes
+    -----
+    The step of Robbins and Monro (1951), with a step size that stays as it is set; there is no
+    state.
+
+    References
+    ----------
+    - H. Robbins and S. Monro, "A Stochastic Approximation Method", Annals of Mathematical
+      Statistics 22(3), 1951.
 
     Examples
     --------
@@ -94,10 +122,6 @@ class SGD(_Optimizer):
     >>> fastopt.SGD(lr=0.5).update(params, {"W": np.array([1.0, -1.0])})
     >>> params["W"]
     array([0.5, 2.5])
-
-    References
-    ----------
-    Robbins and Monro, "A Stochastic Approximation Method", 1951.
     """
 
     _rule = "sgd"
@@ -117,18 +141,43 @@ class Momentum(_Optimizer):
     Parameters
     ----------
     lr : float
-        Step size, ≥ 0.
+        Step size, finite and ≥ 0, in units of the parameters per unit of their gradients.
     momentum : float
         Share of the velocity that is kept, in [0, 1).
 
     Attributes
     ----------
     v : dict of key to array
-        The velocities, of the parameters' shapes and dtypes.
+        The velocities, of the parameters' shapes and dtypes and in their units per step; zeros
+        before a parameter's first step.
+
+    Raises
+    ------
+    TypeError
+        A hyper-parameter is set, here or later, to what is no number.
+    ValueError
+        A hyper-parameter is set, here or later, to a number out of its range.
+
+    Notes
+    -----
+    The heavy ball of Polyak (1964). Under a gradient that stays the same the velocity grows to
+    lr·g / (1 - momentum), ten times the step of `SGD` by default. As lr is inside the velocity, a
+    change of lr acts on new gradients alone.
 
     References
     ----------
-    Polyak, "Some methods of speeding up the convergence of iteration methods", 1964.
+    - B. T. Polyak, "Some methods of speeding up the convergence of iteration methods", USSR
+      Computational Mathematics and Mathematical Physics 4(5), 1964.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> params, grads = {"W": np.array([1.0, 2.0])}, {"W": np.array([1.0, -1.0])}
+    >>> optimizer = fastopt.Momentum(lr=0.1, momentum=0.5)
+    >>> for _ in range(2):
+    ...     optimizer.update(params, grads)
+    >>> optimizer.v["W"].round(6), params["W"].round(6)
+    (array([-0.15,  0.15]), array([0.75, 2.25]))
     """
 
     _rule = "momentum"
@@ -151,20 +200,45 @@ class Nesterov(Momentum):
     Parameters
     ----------
     lr : float
-        Step size, ≥ 0.
+        Step size, finite and ≥ 0, in units of the parameters per unit of their gradients.
     momentum : float
         Share of the velocity that is kept, in [0, 1).
 
     Attributes
     ----------
     v : dict of key to array
-        The velocities, of the parameters' shapes and dtypes.
+        The velocities, of the parameters' shapes and dtypes and in their units per step; zeros
+        before a parameter's first step.
+
+    Raises
+    ------
+    TypeError
+        A hyper-parameter is set, here or later, to what is no number.
+    ValueError
+        A hyper-parameter is set, here or later, to a number out of its range.
+
+    Notes
+    -----
+    The accelerated gradient of Nesterov (1983) as Sutskever et al. (2013) write it, with a constant
+    momentum: the gradient is taken where the velocity is about to lead. What `params` holds is that
+    point, p + momentum·v, so that the gradient is computed at the parameters as for any other
+    optimizer; the two points meet as v goes to zero.
 
     References
     ----------
-    Nesterov, "A method for solving the convex programming problem with convergence rate O(1/k²)",
-    1983; in these variables Sutskever et al., "On the importance of initialization and momentum in
-    deep learning", 2013, with the parameters taken at the look-ahead point.
+    - Y. Nesterov, "A method for solving the convex programming problem with convergence rate
+      O(1/k²)", Soviet Mathematics Doklady 27, 1983.
+    - I. Sutskever, J. Martens, G. Dahl and G. Hinton, "On the importance of initialization and
+      momentum in deep learning", ICML 2013.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> params = {"W": np.array([1.0, 2.0])}
+    >>> optimizer = fastopt.Nesterov(lr=0.1, momentum=0.5)
+    >>> optimizer.update(params, {"W": np.array([1.0, -1.0])})
+    >>> optimizer.v["W"].round(6), params["W"].round(6)
+    (array([-0.1,  0.1]), array([0.85, 2.15]))
     """
 
     _rule = "nesterov"
@@ -176,17 +250,40 @@ class AdaGrad(_Optimizer):
     Parameters
     ----------
     lr : float
-        Step size, ≥ 0; eps is 1e-7.
+        Step size, finite and ≥ 0, in units of the parameters: the gradients' own unit cancels.
 
     Attributes
     ----------
     h : dict of key to array
-        Sums of squared gradients, of the parameters' shapes and dtypes.
+        Sums of squared gradients, of the parameters' shapes and dtypes; zeros before a parameter's
+        first step.
+
+    Raises
+    ------
+    TypeError
+        A hyper-parameter is set, here or later, to what is no number.
+    ValueError
+        A hyper-parameter is set, here or later, to a number out of its range.
+
+    Notes
+    -----
+    The diagonal form of Duchi, Hazan and Singer (2011); eps is 1e-7 and is added to the root. An
+    entry moves by lr at its first step, whatever its gradient, and by less at each later one of the
+    same size.
 
     References
     ----------
-    Duchi, Hazan and Singer, "Adaptive Subgradient Methods for Online Learning and Stochastic
-    Optimization", 2011.
+    - J. Duchi, E. Hazan and Y. Singer, "Adaptive Subgradient Methods for Online Learning and
+      Stochastic Optimization", Journal of Machine Learning Research 12, 2011.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> params, grads = {"W": np.array([1.0, 2.0])}, {"W": np.array([3.0, -0.5])}
+    >>> optimizer = fastopt.AdaGrad(lr=0.1)
+    >>> optimizer.update(params, grads)
+    >>> params["W"].round(6), optimizer.h["W"]
+    (array([0.9, 2.1]), array([9.  , 0.25]))
     """
 
     _rule = "adagrad"
@@ -208,18 +305,41 @@ class RMSprop(_Optimizer):
     Parameters
     ----------
     lr : float
-        Step size, ≥ 0; eps is 1e-7.
+        Step size, finite and ≥ 0, in units of the parameters: the gradients' own unit cancels.
     decay_rate : float
         Share of h that is kept, in [0, 1).
 
     Attributes
     ----------
     h : dict of key to array
-        Moving averages of squared gradients, of the parameters' shapes and dtypes.
+        Moving averages of squared gradients, of the parameters' shapes and dtypes; zeros before a
+        parameter's first step.
+
+    Raises
+    ------
+    TypeError
+        A hyper-parameter is set, here or later, to what is no number.
+    ValueError
+        A hyper-parameter is set, here or later, to a number out of its range.
+
+    Notes
+    -----
+    The rule of Tieleman and Hinton (2012); eps is 1e-7 and is added to the root. As h starts at
+    zero and is not corrected for it, an entry moves by lr / √(1-decay_rate) at its first step: by
+    ten times lr at the defaults.
 
     References
     ----------
-    Tieleman and Hinton, "Lecture 6.5: rmsprop", Neural Networks for Machine Learning, 2012.
+    - T. Tieleman and G. Hinton, "Lecture 6.5 - rmsprop: Divide the gradient by a running
+      average of its recent magnitude", Neural Networks for Machine Learning, Coursera, 2012.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> params = {"W": np.array([1.0, 2.0])}
+    >>> fastopt.RMSprop(lr=0.01).update(params, {"W": np.array([3.0, -0.5])})
+    >>> params["W"].round(6)
+    array([0.9, 2.1])
     """
 
     _rule = "rmsprop"
@@ -246,21 +366,49 @@ class Adam(_Optimizer):
     Parameters
     ----------
     lr : float
-        Step size, ≥ 0; eps is 1e-7.
+        Step size, finite and ≥ 0, in units of the parameters: the gradients' own unit cancels.
     beta1, beta2 : float
         Shares of m and v that are kept, in [0, 1).
 
     Attributes
     ----------
     m, v : dict of key to array
-        Moving averages of the gradient and of its square, of the parameters' shapes and dtypes.
+        Moving averages of the gradient and of its square, of the parameters' shapes and dtypes;
+        zeros before a parameter's first step.
     iter : int
-        Steps taken.
+        Steps taken, of the optimizer: a parameter that joins later is corrected as if it had been
+        there from the start. May be set, as after loading m and v from a file.
+
+    Raises
+    ------
+    TypeError
+        A hyper-parameter is set, here or later, to what is no number.
+    ValueError
+        A hyper-parameter is set, here or later, to a number out of its range.
+
+    Notes
+    -----
+    Adam of Kingma and Ba (2015), in the form that ends their section 2: the correction for the
+    start at zero is in the step size lr_t, and eps, 1e-7, is added to the uncorrected √v. Their
+    algorithm 1 adds its eps after the correction; the two agree when that eps is
+    1e-7 / √(1-beta2^iter), which falls from 3.2e-6 at the first step to 1e-7.
 
     References
     ----------
-    Kingma and Ba, "Adam: A Method for Stochastic Optimization", 2015, in the form of the end of its
-    section 2, with eps added to the uncorrected root.
+    - D. P. Kingma and J. Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> params, grads = {"W": np.array([1.0, 2.0])}, {"W": np.array([3.0, -0.5])}
+    >>> optimizer = fastopt.Adam(lr=0.1)
+    >>> optimizer.update(params, grads)
+    >>> params["W"].round(4), optimizer.iter
+    (array([0.9, 2.1]), 1)
+    >>> optimizer.lr = 0.01  # a schedule
+    >>> optimizer.update(params, grads)
+    >>> params["W"].round(4), optimizer.iter
+    (array([0.89, 2.11]), 2)
     """
 
     _rule = "adam"

@@ -83,6 +83,12 @@ def smooth_curve(x: ArrayLike) -> Array:
     ------
     ValueError
         `x` has another number of dimensions than one.
+
+    Examples
+    --------
+    >>> from fastopt.plotting import smooth_curve
+    >>> smooth_curve([0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0]).round(2).tolist()[3:8]
+    [0.11, 0.12, 0.12, 0.12, 0.11]
     """
     x = np.asarray(x, np.float64)
     if x.ndim != 1:
@@ -124,6 +130,13 @@ def plot_losses(
         There are no losses, or those of an optimizer are not one row of numbers.
     ImportError
         matplotlib is not installed.
+
+    Examples
+    --------
+    >>> from fastopt.plotting import plot_losses
+    >>> figure = plot_losses({"SGD": [2.3, 2.1, 1.9], "Adam": [2.3, 1.7, 1.1]})
+    >>> [line.get_label() for line in figure.axes[0].lines]
+    ['SGD', 'Adam']
     """
     curves = _curves(losses)
     smoothed = {name: smooth_curve(curve) for name, curve in curves.items()}
@@ -286,8 +299,26 @@ def plot_trajectories(
     -------
     matplotlib.figure.Figure
         12 in wide, three panels to a row, for `save`; it belongs to no window.
+
+    Raises
+    ------
+    TypeError
+        `paths` is no mapping.
+    ValueError
+        A path is not made of points (x, y).
+    ImportError
+        matplotlib is not installed.
+
+    Examples
+    --------
+    >>> import fastopt
+    >>> from fastopt.experiments import trajectory
+    >>> from fastopt.plotting import plot_trajectories
+    >>> figure = plot_trajectories({"SGD": trajectory(fastopt.SGD(lr=0.9))}, {"SGD": 0.9})
+    >>> figure.axes[0].get_title()
+    'SGD, lr = 0.9'
     """
-    points = {name: np.asarray(path, np.float64) for name, path in paths.items()}
+    points = _points(paths)
     rows = len(points) // 3 + 1  # the last place is the legend's
     x, y = _region(points.values())
     with _figure(12, 0.9 + 2.7 * rows) as figure:
@@ -306,6 +337,17 @@ def plot_trajectories(
         panels[-1].legend(*panels[0].get_legend_handles_labels(), loc="center", frameon=False)
         figure.suptitle("Down the valley $f(x, y) = x^2/20 + y^2$")
     return figure
+
+
+def _points(paths: Mapping[str, ArrayLike]) -> dict[str, Array]:
+    """Return the paths as arrays of points."""
+    if not isinstance(paths, Mapping):
+        raise TypeError(f"paths is a {type(paths).__name__}, wants a mapping of names to paths")
+    points = {name: np.asarray(path, np.float64) for name, path in paths.items()}
+    for name, path in points.items():
+        if path.ndim != 2 or path.shape[1] != 2 or not len(path):
+            raise ValueError(f"paths[{name!r}] has shape {path.shape}, wants (steps + 1, 2)")
+    return points
 
 
 def _region(paths: Iterable[Array]) -> tuple[Array, Array]:
@@ -368,6 +410,7 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     Parameters
     ----------
     figure : matplotlib.figure.Figure
+        As `plot_losses` and `plot_trajectories` return it.
     path : path
         Ends in one of `FORMATS`. The file appears whole or not at all; one that was there stays as
         it is until then.
@@ -378,6 +421,16 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
         The suffix is none of `FORMATS`.
     OSError
         The folder isn't there or can't be written to.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from fastopt.plotting import plot_losses, save
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(plot_losses({"SGD": [2.3, 1.9]}), Path(folder) / "losses.svg")
+    ...     [file.name for file in Path(folder).iterdir()]
+    ['losses.svg']
     """
     suffix = Path(path).suffix[1:].lower()
     if suffix not in FORMATS:

@@ -1,13 +1,11 @@
-"""The package as it is imported: its names, what it loads and tells of itself, its examples."""
+"""The package as it is imported: its names, what it loads and tells of itself."""
 
-import doctest
 import importlib
 import importlib.machinery
 import inspect
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -90,42 +88,3 @@ def test_show_config(capsys):
 def test_version_is_that_of_the_installed_package():
     assert importlib.metadata.version("fastopt") == fastopt.__version__
     assert re.fullmatch(r"\d+\.\d+\.\d+", fastopt.__version__)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "_net",
-        "_numerical_gradient",
-        "datasets._mnist",
-        "experiments",
-        "layers",
-        "optimizers",
-        "plotting",
-    ],
-)
-def test_examples(name):
-    results = doctest.testmod(importlib.import_module(f"fastopt.{name}"))
-    assert results.failed == 0
-
-
-README = Path(__file__).parents[1] / "README.md"
-
-
-@pytest.mark.skipif(not README.is_file(), reason="the tests are away from the sources")
-def test_examples_of_the_readme():
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    fit, digits = (run(block) for block in blocks)
-    numbers = [float(number) for number in re.findall(r"-?\d+\.\d*", fit)]
-    assert numbers == pytest.approx([1, -2, 3, 0.5], abs=1e-3)
-    assert float(digits) > 0.8
-
-
-@pytest.mark.parametrize("name", sorted(PUBLIC - {"__version__"}))
-def test_public_names_are_documented(name):
-    thing = getattr(fastopt, name)
-    assert thing.__doc__
-    if inspect.isclass(thing):
-        for method, function in inspect.getmembers(thing, inspect.isfunction):
-            if not method.startswith("_"):
-                assert function.__doc__, f"{name}.{method}"

@@ -261,6 +261,15 @@ class TestPlotTrajectories:
         path = [[-7.0, 2.0], [np.inf, 1.0], [np.nan, np.nan]]
         save(plot_trajectories({"SGD": path}), tmp_path / "a.png")
 
+    @pytest.mark.parametrize("path", [[1.0, 2.0], [[1.0, 2.0, 3.0]], np.empty((0, 2))])
+    def test_a_path_that_is_none(self, path):
+        with pytest.raises(ValueError, match=r"paths\['mine'\] has shape .*, wants \(steps"):
+            plot_trajectories({"SGD": [[1.0, 2.0]], "mine": path})
+
+    def test_paths_without_names(self):
+        with pytest.raises(TypeError, match="paths is a list, wants a mapping"):
+            plot_trajectories([[[1.0, 2.0]]])
+
 
 class TestSave:
     def test_pictures_have_their_size(self, tmp_path):

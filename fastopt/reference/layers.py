@@ -49,7 +49,10 @@ def _require_shape(name: str, got: tuple[int, ...], want: tuple[int, ...]) -> No
 
 
 class Affine:
-    """out = x·W + b; dx = dout·Wᵀ, dW = xᵀ·dout, db = Σ dout over the samples."""
+    """Twin of `fastopt.Affine`.
+
+    out = x·W + b; dx = dout·Wᵀ, dW = xᵀ·dout, db = Σ dout over the samples.
+    """
 
     def __init__(self, W: Array, b: Array) -> None:
         self.W, self.b = W, b
@@ -112,7 +115,10 @@ def _weights(W: Array, b: Array) -> tuple[Array, Array]:
 
 
 class Relu:
-    """out = x where x > 0, else 0 (NaN stays NaN); dx = dout where x > 0, else 0."""
+    """Twin of `fastopt.Relu`.
+
+    out = x where x > 0, else 0 (NaN stays NaN); dx = dout where x > 0, else 0.
+    """
 
     def __init__(self) -> None:
         self._mask: NDArray[np.bool_] | None = None
@@ -132,7 +138,7 @@ class Relu:
 
 
 class Sigmoid:
-    """out = 1 / (1 + exp(-x)); dx = dout·(1 - out)·out."""
+    """Twin of `fastopt.Sigmoid`: out = 1 / (1 + exp(-x)); dx = dout·(1 - out)·out."""
 
     def __init__(self) -> None:
         self._out: Array | None = None
@@ -155,7 +161,10 @@ class Sigmoid:
 
 
 class SoftmaxWithLoss:
-    """y = softmax(x), loss = -Σ log(y[t] + 1e-7) / N; dx = (y - t) / N."""
+    """Twin of `fastopt.SoftmaxWithLoss`.
+
+    y = softmax(x), loss = -Σ log(y[t] + 1e-7) / N; dx = (y - t) / N.
+    """
 
     def __init__(self) -> None:
         self._y: Array | None = None

@@ -16,7 +16,7 @@ Array = NDArray[Any]
 
 
 class MultiLayerNet(_net.MultiLayerNet):
-    """`fastopt.MultiLayerNet` computed by NumPy."""
+    """Twin of `fastopt.MultiLayerNet`: the same net on the NumPy layers."""
 
     def _build(self, sizes: list[int], activation: str) -> None:
         kinds: dict[str, Any] = {"relu": layers.Relu, "sigmoid": layers.Sigmoid}
@@ -67,7 +67,7 @@ class MultiLayerNet(_net.MultiLayerNet):
 
 
 class TwoLayerNet(_net.TwoLayerNet, MultiLayerNet):
-    """`fastopt.TwoLayerNet` computed by NumPy."""
+    """Twin of `fastopt.TwoLayerNet`: the same net on the NumPy layers."""
 
 
 def _rows(x: ArrayLike, t: ArrayLike, batch: ArrayLike | None) -> tuple[ArrayLike, ArrayLike]:

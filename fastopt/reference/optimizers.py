@@ -49,6 +49,11 @@ class _Optimizer(Hyperparameters):
             float32 or float64; a plain number is replaced in the mapping.
         grads : mapping of arrays, numbers or None
             One entry for each parameter, of its shape; None leaves the parameter as it is.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            As from `update` of the compiled optimizers; but memory that overlaps is not looked for.
         """
         entries = self._entries(params, grads)
         for i, name in enumerate(self._state_names):
@@ -125,7 +130,7 @@ def _gradient(key: Any, value: Any, p: Array) -> Array:
 
 
 class SGD(_Optimizer):
-    """p -= lr·g."""
+    """Twin of `fastopt.SGD`, bit for bit: p -= lr·g."""
 
     _checks = {"lr": non_negative}
 
@@ -138,7 +143,7 @@ class SGD(_Optimizer):
 
 
 class Momentum(_Optimizer):
-    """v = momentum·v - lr·g; p += v."""
+    """Twin of `fastopt.Momentum`, bit for bit: v = momentum·v - lr·g; p += v."""
 
     _checks = {"lr": non_negative, "momentum": fraction}
     _state_names = ("v",)
@@ -155,7 +160,7 @@ class Momentum(_Optimizer):
 
 
 class Nesterov(Momentum):
-    """v = momentum·v - lr·g; p += momentum·v - lr·g."""
+    """Twin of `fastopt.Nesterov`, bit for bit: v = momentum·v - lr·g; p += momentum·v - lr·g."""
 
     def _rule(self, p: Array, g: Array, v: Array, *, cast: Callable[[float], Any]) -> None:
         lr, momentum = cast(self.lr), cast(self.momentum)
@@ -164,7 +169,7 @@ class Nesterov(Momentum):
 
 
 class AdaGrad(_Optimizer):
-    """h += g·g; p -= lr·g / (√h + eps)."""
+    """Twin of `fastopt.AdaGrad`, bit for bit: h += g·g; p -= lr·g / (√h + eps)."""
 
     _checks = {"lr": non_negative}
     _state_names = ("h",)
@@ -180,7 +185,10 @@ class AdaGrad(_Optimizer):
 
 
 class RMSprop(_Optimizer):
-    """h = decay_rate·h; h += (1-decay_rate)·g·g; p -= lr·g / (√h + eps)."""
+    """Twin of `fastopt.RMSprop`, bit for bit.
+
+    h = decay_rate·h; h += (1-decay_rate)·g·g; p -= lr·g / (√h + eps).
+    """
 
     _checks = {"lr": non_negative, "decay_rate": fraction}
     _state_names = ("h",)
@@ -197,7 +205,7 @@ class RMSprop(_Optimizer):
 
 
 class Adam(_Optimizer):
-    """Moments m and v of the gradient, their bias corrected through the step size.
+    """Twin of `fastopt.Adam`, bit for bit.
 
     iter += 1; lr_t = lr·√(1-beta2^iter)/(1-beta1^iter); m += (1-beta1)(g-m);
     v += (1-beta2)(g²-v); p -= lr_t·m / (√v + eps).

@@ -18,13 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rounds import Step, UnavailableError
 
-Step = Callable[[], Any]
 Arrays = dict[str, np.ndarray]
-
-
-class UnavailableError(Exception):
-    """The library is not installed, or has no such optimizer."""
 
 
 def _module(name: str) -> Any:

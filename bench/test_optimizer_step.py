@@ -11,7 +11,8 @@ import time
 
 import pytest
 from cases import NAMED, arrays
-from libraries import LIBRARIES, N_STATES, UnavailableError
+from libraries import LIBRARIES, N_STATES
+from rounds import UnavailableError
 
 import fastopt
 

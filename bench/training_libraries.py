@@ -189,7 +189,7 @@ def _sklearn(job: Job, threads: int) -> Step:
 
     def step() -> None:
         batch = next(batches)
-        model.partial_fit(x[batch], t[batch], classes)
+        model.partial_fit(x[batch], t[batch], classes=classes)
 
     return step
 

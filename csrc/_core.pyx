@@ -277,7 +277,7 @@ cdef class Stepper:
             self.own_references()
         self.busy = generation
         context = Step(self.rule, c, self.jobs)
-        phase = Phase(run_job, self.n_jobs)
+        phase = Phase(run_job, self.n_jobs, False)
         is_awake = pool.is_awake()
         n_threads = 1
         if self.n_jobs > 1 and (is_awake or self.bytes_moved >= THREADING_BYTES):

@@ -105,8 +105,8 @@ cdef void run_affine(
     call.item = 8 if call.is_double else 4
     call.n_blocks = count_blocks(affine.x.rows, n_threads)
     call.n_slabs = count_slabs(affine.W.rows, 1, n_threads)
-    phases[0] = Phase(on_blocks, call.n_blocks)
-    phases[1] = Phase(on_slabs, call.n_slabs)
+    phases[0] = Phase(on_blocks, call.n_blocks, False)
+    phases[1] = Phase(on_slabs, call.n_slabs, False)
     run_products(operations, n_threads, call, phases, products)
 
 

@@ -73,10 +73,10 @@ cdef enum:
     MAX_THREADS = 64
     # Tries before the caller blocks for a worker's last job: some 20 µs, less than to be woken
     SPINS = 2000
-    # Looks at a phase's counter before a thread blocks for its last jobs: as long
-    PHASE_SPINS = 500
+    # Looks at a phase's counter before a thread blocks for its last jobs: some 50 µs
+    PHASE_SPINS = 4000
     # Looks for a token before a worker blocks: some 30 µs, about what being woken costs
-    LINGER_SPINS = 600
+    LINGER_SPINS = 2500
 
 cdef struct Range:
     fastopt_atomic next    # the next job that nobody has taken
@@ -253,7 +253,10 @@ cdef void run_alone(void* job_context, const Phase* run_phases, int n_run_phases
 cdef void share_out(
     int threads, void* job_context, const Phase* run_phases, int n_run_phases,
 ) noexcept nogil:
-    """Write down what the workers will read, a range of each phase's jobs for each thread."""
+    """Write down what the workers will read, a range of each phase's jobs for each thread.
+
+    A phase whose jobs are taken in order has them all in the first range.
+    """
     global phases, n_phases, context, n_ranges
     cdef int k, t
     cdef Py_ssize_t n_jobs
@@ -264,6 +267,10 @@ cdef void share_out(
         for t in range(threads):
             states[k].ranges[t].next = n_jobs * t // threads
             states[k].ranges[t].end = n_jobs * (t + 1) // threads
+        if phases[k].in_order:
+            states[k].ranges[0].end = n_jobs
+            for t in range(1, threads):
+                states[k].ranges[t].next = n_jobs
 
 
 cdef void wait_for(Worker* worker) noexcept nogil:

@@ -543,8 +543,8 @@ cdef class Network:
         cdef Walk* walk = &workspace.walk
         cdef double operations = self.operations(walk.n, backward)
         cdef Phase[2] phases
-        phases[0] = Phase(forward_block, walk.n_blocks)
-        phases[1] = Phase(gradient_slab, walk.n_slabs)
+        phases[0] = Phase(forward_block, walk.n_blocks, False)
+        phases[1] = Phase(gradient_slab, walk.n_slabs, True)
         if backward:
             phases[0].function = gradient_block
         run_products(operations, threads_for(operations), walk, phases, 2 if backward else 1)

@@ -12,6 +12,7 @@ cdef struct Phase:
     # jobs 0 to n_jobs - 1, none of which begins before all jobs of the phase before are done
     job_function function
     Py_ssize_t n_jobs
+    bint in_order  # few jobs, the largest first: whoever is free takes the next one
 
 cdef struct PoolApi:
     # How many threads a call may use, as set by the user.

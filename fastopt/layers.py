@@ -41,10 +41,14 @@ class Affine:
 
     Attributes
     ----------
-    W, b : array
+    W : array
         As given; may be replaced.
-    dW, db : array or None
-        Gradients of the last `backward`, of the shapes and dtype of W and b.
+    b : array
+        As given; may be replaced.
+    dW : array or None
+        Gradient of the last `backward`, of the shape and dtype of W.
+    db : array or None
+        Gradient of the last `backward`, of the shape and dtype of b.
 
     Raises
     ------

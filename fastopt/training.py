@@ -66,7 +66,9 @@ class Trainer:
 
     Attributes
     ----------
-    net, optimizer
+    net : object
+        As given.
+    optimizer : object
         As given.
     iteration : int
         Steps taken in the current or last `fit`.

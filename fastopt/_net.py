@@ -55,6 +55,28 @@ class MultiLayerNet(ABC):
     params : dict of str to array
         W1 (D, H1), b1 (H1,), W2, b2, …: what an optimizer updates in place. An entry may be
         replaced by an array of the same shape and dtype; the net uses whatever the dict holds.
+    dtype : numpy.dtype
+        As given.
+    weight_decay_lambda : float
+        As given; may be set anew.
+
+    Raises
+    ------
+    TypeError
+        A size that is no integer, a dtype other than float32 and float64, or a standard deviation
+        or λ that is no number.
+    ValueError
+        A size below 1, a negative or infinite standard deviation or λ, or an unknown name of an
+        activation or initialization.
+
+    Notes
+    -----
+    Every method looks at `params` anew and raises KeyError, TypeError or ValueError, naming the
+    entry, if one is missing or is not of the dtype and shape it was made with.
+
+    A batch goes through the whole net in one call with the GIL released. A large one is shared out
+    to as many threads as `set_num_threads` allows; for a given number of them the results are the
+    same in every run. Several Python threads may use one net, as long as none changes it.
 
     Examples
     --------
@@ -129,6 +151,13 @@ class MultiLayerNet(ABC):
         -------
         array (N, C) of the net's dtype
             The caller's own.
+
+        Raises
+        ------
+        ValueError
+            No samples, or not D values in each.
+        TypeError
+            Samples that are not real.
         """
         return self._predict(x)
 
@@ -142,20 +171,59 @@ class MultiLayerNet(ABC):
         t : array (N,) of int, or (N, C)
             Labels: class numbers from 0 to C-1, or one-hot rows.
         batch : array (B,) of int, optional
-            Rows of `x` and `t` to take, as in ``loss(x[batch], t[batch])``; they are not copied
-            first.
+            Rows of `x` and `t` to take, as in ``loss(x[batch], t[batch])``; a negative one counts
+            from the end. By default all. Where x is C-contiguous and of the net's dtype, each
+            thread takes its rows on its way into the first layer; else they are copied first. Only
+            the labels of these rows are looked at.
+
+        Returns
+        -------
+        float
+            NaN or infinity where training has diverged.
 
         Raises
         ------
         ValueError
-            No samples, another number of labels than samples, or a label out of range.
+            No samples, or not D values in each; labels of another shape, out of range, or not
+            one-hot; a batch that is empty or has not one dimension.
+        TypeError
+            Samples that are not real, labels that are not integers, row numbers that are not.
         IndexError
             A row number that `x` has not.
+
+        Examples
+        --------
+        >>> import numpy as np, fastopt
+        >>> net = fastopt.MultiLayerNet(4, [8], 3, rng=0)
+        >>> x, t = np.random.default_rng(0).random((10, 4), np.float32), np.arange(10) % 3
+        >>> abs(net.loss(x, t, batch=[7, 2]) - net.loss(x[[7, 2]], t[[7, 2]])) < 1e-6
+        True
         """
         return self._cross_entropy(x, t, batch) + self._penalty()
 
     def accuracy(self, x: ArrayLike, t: ArrayLike) -> float:
-        """Return the share of samples whose largest score is at the label, from 0 to 1."""
+        """Return the share of samples whose largest score is at the label.
+
+        Parameters
+        ----------
+        x : array (N, …)
+            Samples, as for `predict`.
+        t : array (N,) of int, or (N, C)
+            Labels, as for `loss`.
+
+        Returns
+        -------
+        float
+            From 0 to 1. Of equal scores the first counts as the largest, as does the first NaN.
+
+        Raises
+        ------
+        ValueError
+            No samples, or not D values in each; labels of another shape, out of range, or not
+            one-hot.
+        TypeError
+            Samples that are not real, or labels that are not integers.
+        """
         scores = self.predict(x)
         return self._count_correct(scores, t) / len(scores)
 
@@ -185,7 +253,11 @@ class MultiLayerNet(ABC):
         Raises
         ------
         KeyError, TypeError, ValueError
-            `out` lacks a key, or holds an array of another shape or dtype; nothing was written.
+            `out` lacks a key, or holds what is not an array of the parameter's shape and dtype,
+            C-contiguous, aligned and writeable, or what overlaps x, a parameter or another
+            gradient in memory.
+        ValueError, TypeError, IndexError
+            As for `loss`. After any error nothing was written.
 
         Examples
         --------
@@ -218,7 +290,14 @@ class MultiLayerNet(ABC):
         Returns
         -------
         loss : float
+            With the parameters as they are, before any update.
         grads : dict of str to array
+            `out` itself if given.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError, IndexError
+            As for `gradient`.
         """
         grads = self._fresh_gradients() if out is None else out
         return self._backpropagate(grads, x, t, batch) + self._penalty(), grads
@@ -228,6 +307,30 @@ class MultiLayerNet(ABC):
 
         Two losses for each number in `params`: slow, and meant to check `gradient` in float64. In
         float32 rounding leaves about two digits.
+
+        Parameters
+        ----------
+        x, t : arrays
+            As for `loss`.
+
+        Returns
+        -------
+        dict of str to array
+            Of the keys, shapes and dtype of `params`, which are as before afterwards.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As for `loss`.
+
+        Examples
+        --------
+        >>> import numpy as np, fastopt
+        >>> net = fastopt.MultiLayerNet(4, [8], 3, dtype=np.float64, rng=0)
+        >>> x, t = np.random.default_rng(0).random((10, 4)), np.arange(10) % 3
+        >>> grads, numerical = net.gradient(x, t), net.numerical_gradient(x, t)
+        >>> all(np.allclose(grads[key], g, rtol=0, atol=1e-7) for key, g in numerical.items())
+        True
         """
 
         def loss(_: Array) -> float:
@@ -305,8 +408,24 @@ class TwoLayerNet(MultiLayerNet):
     input_size, hidden_size, output_size : int
         D, H and C: params are W1 (D, H), b1 (H,), W2 (H, C), b2 (C,).
     weight_init_std : {'relu', 'he', 'sigmoid', 'xavier'} or float
+        As for `MultiLayerNet`, but 0.01 unless told otherwise.
     activation, weight_decay_lambda, dtype, rng
         As for `MultiLayerNet`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `MultiLayerNet`.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> net = fastopt.TwoLayerNet(4, 8, 3, rng=0)
+    >>> {key: p.shape for key, p in net.params.items()}
+    {'W1': (4, 8), 'b1': (8,), 'W2': (8, 3), 'b2': (3,)}
+    >>> loss, grads = net.loss_and_gradient(np.ones((10, 4), np.float32), np.arange(10) % 3)
+    >>> round(loss, 2)  # weights are small at first: all classes are about equal, and log 3 is 1.1
+    1.1
     """
 
     def __init__(

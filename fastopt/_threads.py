@@ -17,14 +17,15 @@ VARIABLE = "FASTOPT_NUM_THREADS"
 
 
 def set_num_threads(n: int) -> None:
-    """Set how many threads one step of an optimizer may use.
+    """Set how many threads a step of an optimizer, and a batch in a net or a layer, may use.
 
     Parameters
     ----------
     n : int
-        From 1, the calling thread alone, to 64. Workers are started when a step is first large
-        enough to gain from them, and sleep when there is no work. The results are the same bits
-        whatever the number.
+        From 1, the calling thread alone, to 64. Workers are started when there is first enough to
+        do for them, and sleep when there is not. The optimizers' results are the same bits
+        whatever the number; those of layers and nets, which are sums, are the same in every run
+        for one number, and differ by rounding between two.
 
     Raises
     ------
@@ -36,8 +37,14 @@ def set_num_threads(n: int) -> None:
     Notes
     -----
     The default is the number of cores that this process may use, or the environment variable
-    FASTOPT_NUM_THREADS. The matrix products of layers and nets run on BLAS's own threads, which its
-    own variable sets (OPENBLAS_NUM_THREADS, before the first layer is made).
+    FASTOPT_NUM_THREADS.
+
+    The matrix products of `Affine` and the nets count: a thread that asks BLAS for a product does
+    it alone, and fastopt's workers share out the pieces of a batch. For as long as it is in such a
+    call, the OpenBLAS that SciPy brings is set to one thread, and then given its number back; no
+    setting of BLAS is needed, and OPENBLAS_NUM_THREADS changes nothing here. Where SciPy calls
+    another BLAS, that one's own threads and settings apply to the products, and this number to
+    the optimizers alone.
 
     Examples
     --------
@@ -58,7 +65,7 @@ def set_num_threads(n: int) -> None:
 
 
 def get_num_threads() -> int:
-    """Return how many threads one step of an optimizer may use, the calling one included.
+    """Return how many threads a step, or a batch in a net, may use, the calling one included.
 
     Returns
     -------

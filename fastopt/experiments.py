@@ -40,12 +40,47 @@ FINAL_STEPS = 100  # one batch's loss is too noisy to be called final
 
 
 def valley(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return f(x, y) = x²/20 + y², steep across and nearly flat along; its minimum is at (0, 0)."""
+    """Return f(x, y) = x²/20 + y², steep across and nearly flat along; its minimum is at (0, 0).
+
+    Parameters
+    ----------
+    x, y : array or float
+        Coordinates along and across, of shapes that NumPy can broadcast.
+
+    Returns
+    -------
+    array or float
+        The height at each point.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt.experiments import valley
+    >>> valley(np.array([0.0, 10.0]), np.array([0.0, 2.0]))
+    array([0., 9.])
+    """
     return x * x / 20 + y * y
 
 
 def valley_gradient(x: float, y: float) -> dict[str, float]:
-    """Return the gradient of `valley`, (x/10, 2y), under the keys 'x' and 'y'."""
+    """Return the gradient of `valley`, (x/10, 2y).
+
+    Parameters
+    ----------
+    x, y : float
+        Where.
+
+    Returns
+    -------
+    dict of str to float
+        Under the keys 'x' and 'y', as an optimizer takes it.
+
+    Examples
+    --------
+    >>> from fastopt.experiments import valley_gradient
+    >>> valley_gradient(10.0, 2.0)
+    {'x': 1.0, 'y': 4.0}
+    """
     return {"x": x / 10, "y": 2 * y}
 
 
@@ -99,6 +134,11 @@ def trajectory(
     float64 array (steps + 1, 2)
         The points (x, y); the first is `start`.
 
+    Raises
+    ------
+    TypeError, ValueError, IndexError
+        `start` is no two numbers, or `steps` no integer. What ``update`` raises comes through.
+
     Examples
     --------
     >>> import fastopt
@@ -141,7 +181,15 @@ class Training:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare_optimizers` returns: a training by optimizer, and the seconds for all."""
+    """What `compare_optimizers` returns.
+
+    Attributes
+    ----------
+    trainings : dict of str to Training
+        By the optimizer's name, in the order they were asked for.
+    seconds : float
+        Time for all of it, with batches, losses and test.
+    """
 
     trainings: dict[str, Training]
     seconds: float
@@ -182,16 +230,28 @@ def compare_optimizers(
     progress : callable, optional
         Called after every iteration with the losses on its batch, by optimizer.
 
+    Returns
+    -------
+    Comparison
+        A `Training` for each optimizer. One that diverges ends with losses of NaN, not with an
+        error.
+
     Raises
     ------
     ValueError
-        `iterations` is below 1, or the data don't fit a net.
+        `iterations` or `batch_size` is below 1, or the data don't fit a net.
+    TypeError
+        `dtype` is neither float32 nor float64.
+    AttributeError
+        `classes` has no optimizer of a name.
 
     Examples
     --------
     >>> from fastopt.datasets import load_mnist
     >>> from fastopt.experiments import compare_optimizers
-    >>> comparison = compare_optimizers(load_mnist(), ["SGD", "Adam"], iterations=50)
+    >>> comparison = compare_optimizers(
+    ...     load_mnist(), ["SGD", "Adam"], hidden_size_list=[20], iterations=30, batch_size=50
+    ... )
     >>> trainings = comparison.trainings
     >>> trainings["Adam"].final_loss < trainings["SGD"].final_loss
     True

@@ -41,10 +41,20 @@ class Affine:
 
     Attributes
     ----------
-    W, b : array
+    W : array
         As given; may be replaced.
-    dW, db : array or None
-        Gradients of the last `backward`, of the shapes and dtype of W and b.
+    b : array
+        As given; may be replaced.
+    dW : array or None
+        Gradient of the last `backward`, of the shape and dtype of W.
+    db : array or None
+        Gradient of the last `backward`, of the shape and dtype of b.
+
+    Raises
+    ------
+    TypeError, ValueError
+        By `forward` and `backward`, which look at W and b anew each time; making the layer checks
+        nothing.
 
     Examples
     --------
@@ -103,6 +113,18 @@ class Affine:
         -------
         array of the shape of x and of W's dtype
             The caller's own.
+
+        Raises
+        ------
+        RuntimeError
+            No `forward` was called before.
+        ValueError
+            `dout` of another shape; W of another shape than in `forward`; an array of `out` that is
+            of another shape than its parameter, is not C-contiguous, aligned and writeable, or
+            overlaps an input in memory.
+        TypeError
+            `dout` that is not real; `out` that lacks one of its arrays, or holds one of another
+            dtype than its parameter's.
         """
         _require_forward(self, self._x)
         dW, db = (None, None) if out is None else out
@@ -131,13 +153,38 @@ class _Activation:
         Returns
         -------
         array of x's shape and dtype
-            The caller's own.
+            The caller's own; `backward` has a copy.
+
+        Raises
+        ------
+        TypeError
+            x is not real.
         """
         out, self._out = _layers.activation_forward(self._name, x)
         return out
 
     def backward(self, dout: ArrayLike) -> Array:
-        """Return the gradient with respect to x, for the gradient with respect to the output."""
+        """Return the gradient with respect to x, for the gradient with respect to the output.
+
+        Parameters
+        ----------
+        dout : array of the shape of x
+            Real numbers, cast to the dtype of what `forward` returned.
+
+        Returns
+        -------
+        array of the shape and dtype of what `forward` returned
+            The caller's own.
+
+        Raises
+        ------
+        RuntimeError
+            No `forward` was called before.
+        ValueError
+            `dout` of another shape than x in the last `forward`.
+        TypeError
+            `dout` that is not real.
+        """
         _require_forward(self, self._out)
         return _layers.activation_gradient(self._name, dout, self._out)
 
@@ -146,13 +193,32 @@ class Relu(_Activation):
     """Rectified linear unit: out = x where x > 0, else 0; dx = dout where x > 0, else 0.
 
     NaN stays NaN, as in NumPy.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> layer = fastopt.Relu()
+    >>> layer.forward(np.array([-1.0, 0.0, 2.0]))
+    array([0., 0., 2.])
+    >>> layer.backward(np.array([5.0, 5.0, 5.0]))
+    array([0., 0., 5.])
     """
 
     _name = "relu"
 
 
 class Sigmoid(_Activation):
-    """Logistic function: out = 1 / (1 + exp(-x)); dx = dout·(1 - out)·out."""
+    """Logistic function: out = 1 / (1 + exp(-x)); dx = dout·(1 - out)·out.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> layer = fastopt.Sigmoid()
+    >>> layer.forward(np.array([-1000.0, 0.0, 1000.0]))
+    array([0. , 0.5, 1. ])
+    >>> layer.backward(np.array([1.0, 1.0, 1.0]))
+    array([0.  , 0.25, 0.  ])
+    """
 
     _name = "sigmoid"
 
@@ -190,6 +256,11 @@ class SoftmaxWithLoss:
         t : array (N,) of int, or (N, C)
             Class numbers from 0 to C-1, or one-hot rows.
 
+        Returns
+        -------
+        float
+            NaN if a row of scores holds NaN or +infinity, or nothing but -infinity.
+
         Raises
         ------
         ValueError
@@ -202,6 +273,26 @@ class SoftmaxWithLoss:
         return loss
 
     def backward(self, dout: float = 1.0) -> Array:
-        """Return dout·(y - t)/N, the gradient with respect to the scores, (N, C)."""
+        """Return dout·(y - t)/N, the gradient with respect to the scores.
+
+        Parameters
+        ----------
+        dout : float
+            Gradient with respect to the loss: 1 unless the loss is scaled.
+
+        Returns
+        -------
+        array (N, C) of the scores' dtype; float64 if they were neither float32 nor float64
+            The caller's own.
+
+        Raises
+        ------
+        RuntimeError
+            No `forward` was called before.
+        TypeError
+            `dout` is no number.
+        ValueError
+            `y` was given another shape or dtype since `forward`.
+        """
         _require_forward(self, self._t)
         return _layers.softmax_loss_gradient(self._y, self._t, self._classes, dout)

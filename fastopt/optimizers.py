@@ -372,9 +372,11 @@ class Adam(_Optimizer):
 
     Attributes
     ----------
-    m, v : dict of key to array
-        Moving averages of the gradient and of its square, of the parameters' shapes and dtypes;
-        zeros before a parameter's first step.
+    m : dict of key to array
+        Moving averages of the gradients, of the parameters' shapes and dtypes; zeros before a
+        parameter's first step.
+    v : dict of key to array
+        Those of the squared gradients.
     iter : int
         Steps taken, of the optimizer: a parameter that joins later is corrected as if it had been
         there from the start. May be set, as after loading m and v from a file.
@@ -395,7 +397,7 @@ class Adam(_Optimizer):
 
     References
     ----------
-    - D. P. Kingma and J. Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015.
+    - Diederik P. Kingma and Jimmy Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015.
 
     Examples
     --------

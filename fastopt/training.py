@@ -66,7 +66,9 @@ class Trainer:
 
     Attributes
     ----------
-    net, optimizer
+    net : object
+        As given.
+    optimizer : object
         As given.
     iteration : int
         Steps taken in the current or last `fit`.
@@ -76,6 +78,13 @@ class Trainer:
         What `fit` returns, as far as it has come.
     interrupted : bool
         Whether Ctrl-C ended the last `fit`.
+
+    Raises
+    ------
+    TypeError
+        `batch_size` is no integer.
+    ValueError
+        `batch_size` is below 1.
 
     Examples
     --------
@@ -153,13 +162,38 @@ class Trainer:
         Raises
         ------
         ValueError, TypeError
-            Arguments that contradict each other, or data that don't fit the net: after an error in
-            the data the parameters are as they were.
+            Arguments that contradict each other or are out of range, or data that don't fit the
+            net. The step that meets such data changes nothing, but a label is looked at when its
+            batch comes: steps before it have been taken.
+        ImportError
+            `progress` is True, and tqdm is not installed.
 
         Notes
         -----
         Ctrl-C ends training after the step it meets; what was trained is kept, and `fit` returns
-        as usual, with `interrupted` set.
+        as usual, with `interrupted` set. What a callback raises ends training, too, and comes
+        through.
+
+        Examples
+        --------
+        A step size that halves after each pass, and an end when five evaluations in a row have not
+        lowered the validation loss:
+
+        >>> import fastopt
+        >>> (x_train, t_train), test = fastopt.datasets.load_mnist()
+        >>> def halve(trainer):
+        ...     trainer.optimizer.lr = 0.1 / 2 ** (trainer.epoch - 1)
+        >>> trainer = fastopt.Trainer(
+        ...     fastopt.MultiLayerNet(784, [30], 10, rng=0), fastopt.SGD(lr=0.1),
+        ...     batch_size=100, rng=0, callbacks=[halve],
+        ... )
+        >>> history = trainer.fit(
+        ...     x_train, t_train, epochs=3, validation=test, evaluate_every=20, patience=5
+        ... )
+        >>> history["iteration"]
+        [20, 40, 60, 80, 100, 120, 140, 160, 180]
+        >>> trainer.optimizer.lr
+        0.025
         """
         if (epochs is None) == (iterations is None):
             raise ValueError("give epochs or iterations, one of the two")
@@ -202,7 +236,19 @@ class Trainer:
         x, t : arrays
             As for `fit`.
         batches : iterable of arrays of int
-            The rows of x and t of each batch.
+            The rows of x and t of each batch, as for `MultiLayerNet.gradient`. It may be endless:
+            each is asked for when its step is.
+
+        Yields
+        ------
+        float
+            The loss on the batch with the parameters before the step, when the step is taken. It
+            has then also been added to `history`, and `iteration` counted on.
+
+        Raises
+        ------
+        ValueError, TypeError, IndexError
+            Data or rows that don't fit the net; the step that meets them changes nothing.
 
         Examples
         --------

@@ -284,8 +284,10 @@ cdef class Network:
         finally:
             self.give_back(workspace)
 
-    def gradient(self, dict params, dict grads, x, t, double weight_decay, rows=None):
+    def gradient(self, dict params, grads, x, t, double weight_decay, rows=None):
         """Write the gradients into the arrays of `grads`; return the mean cross-entropy."""
+        if not isinstance(grads, dict):
+            raise TypeError(f"out must be a dict of arrays, got {type(grads).__name__}")
         cdef Workspace workspace = self.take_workspace()
         cdef int i
         try:
@@ -553,10 +555,12 @@ cdef class Network:
 cdef cnp.ndarray as_row_numbers(rows):
     """Return row numbers as an integer array (N,), N at least 1."""
     cdef cnp.ndarray numbers = np.asarray(rows)
+    if cnp.PyArray_NDIM(numbers) == 1 and cnp.PyArray_DIM(numbers, 0) == 0:
+        raise ValueError("batch is empty, wants one row number at least")
     if not cnp.PyArray_ISINTEGER(numbers):
         raise TypeError(f"batch must be row numbers, got dtype {numbers.dtype}")
-    if cnp.PyArray_NDIM(numbers) != 1 or cnp.PyArray_DIM(numbers, 0) == 0:
-        raise ValueError(f"batch has shape {(<object> numbers).shape}, wants (N,) with N ≥ 1")
+    if cnp.PyArray_NDIM(numbers) != 1:
+        raise ValueError(f"batch has shape {(<object> numbers).shape}, wants (N,)")
     return as_integers(numbers)
 
 

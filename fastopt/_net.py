@@ -379,6 +379,8 @@ def check_outputs(
     dtype: np.dtype[Any],
 ) -> None:
     """Raise KeyError, TypeError or ValueError if gradients can't be written into arrays."""
+    if not isinstance(out, dict):
+        raise TypeError(f"out must be a dict of arrays, got {type(out).__name__}")
     for key, shape in shapes.items():
         if key not in out:
             raise KeyError(f"out has no array {key!r}")

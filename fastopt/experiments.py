@@ -137,7 +137,8 @@ def trajectory(
     Raises
     ------
     TypeError, ValueError, IndexError
-        `start` is no two numbers, or `steps` no integer. What ``update`` raises comes through.
+        `start` is no two numbers, or `steps` no integer or negative. What ``update`` raises comes
+        through.
 
     Examples
     --------
@@ -146,6 +147,8 @@ def trajectory(
     >>> trajectory(fastopt.SGD(lr=0.5), start=(-10.0, 2.0), steps=1).tolist()
     [[-10.0, 2.0], [-9.5, 0.0]]
     """
+    if steps < 0:
+        raise ValueError(f"steps must be at least 0, got {steps}")
     position = {"x": float(start[0]), "y": float(start[1])}
     path = [tuple(position.values())]
     for _ in range(steps):

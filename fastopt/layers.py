@@ -127,9 +127,9 @@ class Affine:
             dtype than its parameter's.
         """
         _require_forward(self, self._x)
-        dW, db = (None, None) if out is None else out
-        if (dW is None) != (db is None):
+        if out is not None and (len(out) != 2 or any(array is None for array in out)):
             raise TypeError("out must hold two arrays, for dW and db")
+        dW, db = (None, None) if out is None else out
         dx, self.dW, self.db = _layers.affine_gradient(dout, self._x, self.W, self.b, dW, db)
         return dx if len(self._shape) == 2 else dx.reshape(self._shape)
 

@@ -300,19 +300,26 @@ class Trainer:
                 yield order[first : first + self.batch_size]
 
     def _evaluate(self, x: ArrayLike, t: ArrayLike) -> None:
-        loss = self.net.loss(x, t)
+        loss, accuracy = self.net.loss(x, t), self.net.accuracy(x, t)
         self.history["iteration"].append(self.iteration)
         self.history["validation_loss"].append(loss)
-        self.history["validation_accuracy"].append(self.net.accuracy(x, t))
+        self.history["validation_accuracy"].append(accuracy)
         if self._patience is None:
             return
-        if self._best is None or loss < self._best[0] or math.isnan(self._best[0]):
+        if self._is_best(loss):
             self._best = loss, {key: p.copy() for key, p in self.net.params.items()}
             self._evaluations_since_best = 0
         else:
             self._evaluations_since_best += 1
             if self._evaluations_since_best == self._patience:
                 self.stop()
+
+    def _is_best(self, loss: float) -> bool:
+        """Tell whether a loss is the lowest so far; any number is lower than NaN."""
+        if self._best is None:
+            return True
+        best = self._best[0]
+        return loss < best or (math.isnan(best) and not math.isnan(loss))
 
     def _restore_best(self) -> None:
         if self._best is not None:

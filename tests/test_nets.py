@@ -221,6 +221,13 @@ def test_gradient_refuses_a_dict_that_does_not_fit(package, case):
 
 
 @both
+@pytest.mark.parametrize("out", [[], (1, 2), "W1", 3])
+def test_gradient_refuses_what_is_no_dict(package, out):
+    with pytest.raises(TypeError, match="out must be a dict of arrays, got"):
+        nets(package).gradient(*batch(), out=out)
+
+
+@both
 def test_scores_are_the_callers_own(package):
     net = nets(package)
     x, t = batch()

@@ -140,7 +140,8 @@ def test_negative_rows_count_from_the_end(package):
     [
         ([0, 9], IndexError, r"\b9\b"),
         ([-10], IndexError, "-10"),
-        ([], (TypeError, ValueError), "batch"),
+        ([], ValueError, "batch is empty"),
+        (np.empty(0, int), ValueError, "batch is empty"),
         ([[0, 1]], ValueError, r"batch has shape \(1, 2\)"),
         (3, ValueError, r"batch has shape \(\)"),
         ([0.0], TypeError, "row numbers, got dtype float64"),

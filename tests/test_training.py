@@ -161,6 +161,7 @@ class Scripted:
         ([1, 2], 1, 2, 1),
         ([float("nan"), 3, 4, 5], 2, 4, 2),
         ([3, float("nan"), float("nan")], 2, 3, 1),
+        ([float("nan")] * 5, 2, 3, 1),
     ],
 )
 def test_early_stopping_restores_the_best(losses, patience, steps, best):
@@ -212,6 +213,24 @@ def test_ctrl_c_as_a_signal():
     assert ours.interrupted
     assert 0 < len(history["loss"]) < 10**8
     assert ours.optimizer.iter in (ours.iteration, ours.iteration + 1)
+
+
+def test_ctrl_c_within_an_evaluation_leaves_lists_of_one_length():
+    net = Scripted([2, 1])
+
+    def accuracy(x, t):
+        if net.params["p"][0] == 2:
+            raise KeyboardInterrupt
+        return 0.5
+
+    net.accuracy = accuracy
+    ours = fastopt.Trainer(net, fastopt.SGD(lr=1.0), batch_size=10)
+    history = ours.fit(np.zeros((10, 1)), np.zeros(10), epochs=2, validation=(0, 0))
+    assert ours.interrupted
+    lengths = {key: len(values) for key, values in history.items()}
+    assert lengths == {
+        "loss": 2, "iteration": 1, "validation_loss": 1, "validation_accuracy": 1,
+    }  # fmt: skip
 
 
 def test_an_interrupted_fit_restores_the_best_as_well():

@@ -78,6 +78,8 @@ class Affine:
         dout = _as_dtype("dout", dout, W.dtype)
         _require_shape("dout", dout.shape, (len(x), len(b)))
         if out is not None:
+            if len(out) != 2 or any(array is None for array in out):
+                raise TypeError("out must hold two arrays, for dW and db")
             _check_outputs(out, (W, b), (dout, x))
         self.dW, self.db = out or (np.empty(W.shape, W.dtype.type), np.empty(b.shape, W.dtype.type))
         np.matmul(x.reshape(len(x), -1).T, dout, out=self.dW)
@@ -121,20 +123,20 @@ class Relu:
     """
 
     def __init__(self) -> None:
-        self._mask: NDArray[np.bool_] | None = None
+        self._out: Array | None = None
 
     def forward(self, x: ArrayLike) -> Array:
         """Return max(x, 0), elementwise, in x's shape."""
         x = _as_real("x", x)
-        self._mask = x <= 0
-        return np.where(self._mask, x.dtype.type(0), x)
+        self._out = np.where(x <= 0, x.dtype.type(0), x)
+        return self._out.copy()
 
     def backward(self, dout: ArrayLike) -> Array:
         """Return the gradient with respect to x."""
-        mask = _saved(self._mask, self)
-        dout = _as_real("dout", dout)
-        _require_shape("dout", dout.shape, mask.shape)
-        return np.where(mask, dout.dtype.type(0), dout)
+        out = _saved(self._out, self)
+        dout = _as_dtype("dout", dout, out.dtype)
+        _require_shape("dout", dout.shape, out.shape)
+        return np.where(out <= 0, dout.dtype.type(0), dout)
 
 
 class Sigmoid:

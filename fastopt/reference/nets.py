@@ -75,10 +75,12 @@ def _rows(x: ArrayLike, t: ArrayLike, batch: ArrayLike | None) -> tuple[ArrayLik
     if batch is None:
         return x, t
     x, t, batch = np.asarray(x), np.asarray(t), np.asarray(batch)
+    if batch.shape == (0,):
+        raise ValueError("batch is empty, wants one row number at least")
     if batch.dtype.kind not in "iu":
         raise TypeError(f"batch must be row numbers, got dtype {batch.dtype}")
-    if batch.ndim != 1 or not batch.size:
-        raise ValueError(f"batch has shape {batch.shape}, wants (N,) with N ≥ 1")
+    if batch.ndim != 1:
+        raise ValueError(f"batch has shape {batch.shape}, wants (N,)")
     if len(t) != len(x):
         raise ValueError(f"labels have shape {t.shape}, want ({len(x)},)")
     return x[batch], t[batch]

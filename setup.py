@@ -1,22 +1,36 @@
-"""How the extension modules are compiled; all else about the package is in pyproject.toml."""
+"""How the extension modules are compiled; all else about the package is in pyproject.toml.
 
-import sysconfig
+A compiler is given no flag that it was not tried with, and one that can't be kept to exact
+arithmetic is an error.
+"""
+
+import os
+import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
-# Bit for bit equality with NumPy allows no contraction to fused multiply-add and no fast-math; not
-# setting errno and not trapping are what lets a loop with a square root be vectorized.
-FLAGS = {
-    "unix": ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"],
-    "msvc": ["/O2", "/fp:precise"],
+# Bit for bit equality with NumPy allows no contraction to fused multiply-add and no fast-math: a
+# compiler without this flag, or to which one of these conditions applies even so, is refused.
+EXACT_FLAGS = {"unix": ["-ffp-contract=off"], "msvc": ["/fp:precise"]}
+INEXACT = {
+    "defined(__FAST_MATH__) || defined(_M_FP_FAST)": "it is told to approximate (fast-math)",
+    "FLT_EVAL_METHOD != 0": "it computes in wider registers than the type's (x87)",
+    "defined(_MSC_VER) && !defined(__clang__) && _MSC_VER < 1930": (
+        "before Visual Studio 2022 it contracts to fused multiply-add whatever it is told"
+    ),
 }
 
-# The kernels' variants: one source, compiled for one instruction set each. csrc/_cpu.pyx asks for
-# just these before a variant is imported.
+# Not setting errno and not trapping are what lets a loop with a square root be vectorized.
+SPEED_FLAGS = {"unix": ["-O3", "-fno-math-errno", "-fno-trapping-math"], "msvc": ["/O2"]}
+
+# The kernels' variants: one source, compiled for one instruction set each, on x86-64 alone.
+# csrc/_cpu.pyx asks for just these before a variant is imported.
 VARIANT_FLAGS = {
     "_kernels_avx2": {"unix": ["-mavx2"], "msvc": ["/arch:AVX2"]},
     "_kernels_avx512": {
@@ -24,11 +38,9 @@ VARIANT_FLAGS = {
         "msvc": ["/arch:AVX512"],
     },
 }
-IS_X86_64 = sysconfig.get_platform().endswith(("x86_64", "amd64"))
+X86_64 = "defined(__x86_64__) || defined(_M_X64)"
 
-MODULES = ["_cpu", "_pool", "_kernels_baseline", "_core", "_layers"]
-if IS_X86_64:
-    MODULES += VARIANT_FLAGS
+MODULES = ["_cpu", "_pool", "_kernels_baseline", "_core", "_layers", *VARIANT_FLAGS]
 INCLUDED = sorted(str(path) for path in Path("csrc").glob("*.px[di]"))
 
 
@@ -36,13 +48,81 @@ class BuildExt(build_ext):
     """build_ext with the flags of the compiler that is found."""
 
     def build_extensions(self):
-        """Add the flags, then build."""
-        compiler = "msvc" if self.compiler.compiler_type == "msvc" else "unix"
+        """Find out what the compiler takes, add the flags, then build."""
+        kind = "msvc" if self.compiler.compiler_type == "msvc" else "unix"
+        self.strict = []
+        if not self.compiles("1"):
+            raise CompileError("no working C compiler: it fails on an empty program")
+        if kind == "unix" and self.compiles("1", ["-Werror"]):
+            self.strict = ["-Werror"]  # clang only warns of flags that it does not know
+        common = self.exact_flags(kind)
+        common += [flag for flag in SPEED_FLAGS[kind] if self.compiles("1", [flag])]
+        variants = self.variant_flags(kind)
+        self.extensions = [
+            extension
+            for extension in self.extensions
+            if (name := last_name(extension)) in variants or name not in VARIANT_FLAGS
+        ]
         for extension in self.extensions:
-            name = extension.name.rpartition(".")[2]
-            extension.extra_compile_args += FLAGS[compiler]
-            extension.extra_compile_args += VARIANT_FLAGS.get(name, {}).get(compiler, [])
+            extension.extra_compile_args += common + variants.get(last_name(extension), [])
         super().build_extensions()
+
+    def exact_flags(self, kind):
+        """Return the flags that exactness needs; an error if they can't be had or don't do."""
+        flags = EXACT_FLAGS[kind]
+        for flag in flags:
+            if not self.compiles("1", [flag]):
+                raise CompileError(f"the C compiler lacks {flag}, which exact results need")
+        for condition, reason in INEXACT.items():
+            if not self.compiles(f"!({condition})", flags):
+                raise CompileError(f"the C compiler gives no exact results: {reason}")
+        return flags
+
+    def variant_flags(self, kind):
+        """Return the flags of each variant that the compiler can build for its target."""
+        if not self.compiles(X86_64):
+            return {}
+        variants = {}
+        for name, flags in VARIANT_FLAGS.items():
+            if self.compiles("1", flags[kind]):
+                variants[name] = flags[kind]
+            else:
+                self.warn(f"{name} is left out: the C compiler lacks {' '.join(flags[kind])}")
+        return variants
+
+    def compiles(self, condition, flags=()):
+        """Tell whether the compiler takes the flags, and with them meets the condition."""
+        source = f"#include <float.h>\n#if !({condition})\n#error no\n#endif\nextern int probe;\n"
+        with tempfile.TemporaryDirectory() as folder, muted():
+            path = Path(folder, "probe.c")
+            path.write_text(source, encoding="ascii")
+            try:
+                self.compiler.compile(
+                    [str(path)], output_dir=folder, extra_postargs=[*self.strict, *flags]
+                )
+            except CompileError:
+                return False
+        return True
+
+
+@contextmanager
+def muted():
+    """Send what compilers print to nowhere: a flag refused is no news."""
+    kept = [os.dup(1), os.dup(2)]
+    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 (a device)
+        for stream in (1, 2):
+            os.dup2(nowhere.fileno(), stream)
+    try:
+        yield
+    finally:
+        for stream, copy in zip((1, 2), kept, strict=True):
+            os.dup2(copy, stream)
+            os.close(copy)
+
+
+def last_name(extension):
+    """Return the name of a module without its package."""
+    return extension.name.rpartition(".")[2]
 
 
 def extension(name):

@@ -5,7 +5,6 @@ It only tells; nothing is chosen here.
 
 from __future__ import annotations
 
-import platform
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -63,7 +62,9 @@ def show_config(mode: str = "stdout") -> dict[str, dict[str, Any]] | None:
 
 
 def _config() -> dict[str, dict[str, Any]]:
-    import scipy  # its import is not part of importing fastopt
+    import platform  # as scipy, no part of what it costs to import fastopt
+
+    import scipy
 
     blas = scipy.show_config(mode="dicts")["Build Dependencies"]["blas"]
     return {

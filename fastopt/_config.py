@@ -11,6 +11,7 @@ from typing import Any, Literal, overload
 import numpy as np
 
 from fastopt import _core, _instruction_sets
+from fastopt._subnormals import get_flush_subnormals
 from fastopt._threads import get_num_threads
 from fastopt._version import __version__
 
@@ -32,8 +33,8 @@ def show_config(mode: str = "stdout") -> dict[str, dict[str, Any]] | None:
     Returns
     -------
     dict or None
-        Versions; the kernels' instruction set in use and those available; number of threads; the
-        BLAS that the layers call; the compiler.
+        Versions; the kernels' instruction set in use and those available; number of threads;
+        whether subnormal numbers are flushed; the BLAS that the layers call; the compiler.
 
     Raises
     ------
@@ -68,6 +69,7 @@ def _config() -> dict[str, dict[str, Any]]:
             "variant": _instruction_sets.variant,
             "available": _instruction_sets.available(),
             "threads": get_num_threads(),
+            "flush_subnormals": get_flush_subnormals(),
             "compiler": _core.compiler,
         },
         "blas": {"name": blas["name"], "version": blas["version"]},

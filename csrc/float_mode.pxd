@@ -1,6 +1,9 @@
 # How the calling thread computes with floats: the processor's control register, MXCSR on x86 and
 # FPCR on ARM. It holds the rounding, and whether subnormal numbers are flushed. When to change it
 # does not belong here; whoever does puts back what `get_float_mode` gave.
+#
+# A compiler may move arithmetic over a change of mode, which it takes for something else: what is
+# to be computed in a mode must stand in a function that is called through a pointer.
 
 cdef extern from *:
     """

@@ -74,6 +74,7 @@ class Affine:
         W, b = _weights(self.W, self.b)
         dout = _as_dtype("dout", dout, W.dtype)
         _require_shape("dout", dout.shape, (len(x), len(b)))
+        _require_shape("W", W.shape, (x.size // len(x), len(b)))  # it may have been replaced
         if out is not None:
             _check_outputs(out, (W, b), (dout, x))
         self.dW, self.db = out or (np.empty(W.shape, W.dtype.type), np.empty(b.shape, W.dtype.type))

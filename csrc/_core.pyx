@@ -370,12 +370,14 @@ cdef class Stepper:
         """Tell whether a step is over the same memory as the last one; find its arrays if so.
 
         The dicts are walked side by side: their keys must be the same objects, or equal strings, in
-        the same order.
+        the same order. A parameter whose gradient is None has no entry, and no state if it never
+        had another gradient.
         """
         cdef Py_ssize_t i = 0, at_param = 0, at_grad = 0
         cdef Py_ssize_t[MAX_STATES] at_state
         cdef int k
         cdef PyObject* key
+        cdef PyObject* param
         cdef PyObject* array
         cdef Entry* entry
         if not self.is_known or type(params) is not dict or type(grads) is not dict:
@@ -384,14 +386,14 @@ cdef class Stepper:
             at_state[k] = 0
             if type(states[k]) is not dict:
                 return False
-        while PyDict_Next(params, &at_param, &key, &array):
-            if i == self.n_entries:
+        while PyDict_Next(params, &at_param, &key, &param):
+            array = next_value(grads, &at_grad, key)
+            if array == <PyObject*> None:
+                continue
+            if array == NULL or i == self.n_entries:
                 return False
             entry = &self.entries[i]
-            if not is_known_operand(entry, PARAM, array):
-                return False
-            array = next_value(grads, &at_grad, key)
-            if array == NULL or not (
+            if not is_known_operand(entry, PARAM, param) or not (
                 is_known_operand(entry, GRAD, array) or self.is_new_gradient(entry, array)
             ):
                 return False

@@ -29,6 +29,7 @@ SHAPES = [
     (2, 3, 4), (1, 5, 1), (2, 1, 2, 3), (2, 2, 1, 2, 2),
 ]  # fmt: skip
 LAYOUTS = ["C", "F", "sliced", "cut", "transposed", "backwards", "swapped", "unaligned"]
+PLAIN_LAYOUTS = ["C", "F"]  # what a step can recognise
 NUMBERS = {"float": float, "float32": np.float32, "float64": np.float64}
 VALUES = ["ordinary", "tiny", "huge", "special", "zero"]
 GRAD_DTYPES = ["float32", "float64"] * 4 + ["float16", "longdouble", "int8", "uint64", "bool"]
@@ -100,11 +101,11 @@ any_shape = st.sampled_from(SHAPES)
 
 
 @st.composite
-def leaves(draw, shapes=any_shape):
-    """Draw a parameter: an array, or sometimes a plain number."""
+def leaves(draw, plain, shapes=any_shape):
+    """Draw a parameter: an array, or sometimes a plain number unless all are to be plain arrays."""
     shape, dtype = draw(shapes), draw(st.sampled_from(["float32", "float64"]))
-    layout = draw(st.sampled_from(LAYOUTS))
-    if shape == () and draw(st.booleans()):
+    layout = draw(st.sampled_from(PLAIN_LAYOUTS if plain else LAYOUTS))
+    if shape == () and not plain and draw(st.booleans()):
         layout = draw(st.sampled_from([*NUMBERS]))
         dtype = "float32" if layout == "float32" else "float64"
     values, seed = draw(st.sampled_from(["ordinary"] * 4 + VALUES)), draw(st.integers(0, 2**32))
@@ -112,14 +113,17 @@ def leaves(draw, shapes=any_shape):
 
 
 @st.composite
-def gradients(draw, p, may_be_none=True):
-    """Draw a gradient for a parameter: a leaf, or None."""
+def gradients(draw, plain, p, may_be_none=True):
+    """Draw a gradient for a parameter: a leaf, of its dtype and layout if plain, or None."""
     if may_be_none and draw(st.integers(0, 9)) == 9:
         return None
-    dtype = draw(st.sampled_from([np.asarray(p).dtype.newbyteorder("=").name, *GRAD_DTYPES]))
-    layout = draw(st.sampled_from(LAYOUTS))
-    if np.shape(p) == () and dtype == "float64" and draw(st.booleans()):
-        layout = "float"
+    dtype = np.asarray(p).dtype.newbyteorder("=").name
+    layout = "C" if not isinstance(p, np.ndarray) or p.flags.c_contiguous else "F"
+    if not plain:
+        dtype = draw(st.sampled_from([dtype, *GRAD_DTYPES]))
+        layout = draw(st.sampled_from(LAYOUTS))
+        if np.shape(p) == () and dtype == "float64" and draw(st.booleans()):
+            layout = "float"
     values, seed = draw(st.sampled_from(["ordinary"] * 6 + VALUES)), draw(st.integers(0, 2**32))
     return Leaf(np.shape(p), dtype, layout, values, seed)
 
@@ -200,6 +204,7 @@ class History:
 
     def __init__(self, row, data):
         self.row, self.data = row, data
+        self.plain = self.draw(st.booleans())
         self.worlds = World(row.compiled()), World(row.twin())
         self.ours, self.theirs = self.worlds
 
@@ -238,7 +243,7 @@ class History:
         for world in self.worlds:
             world.grads = {}
         for key, p in self.ours.params.items():
-            self.bind("grads", key, self.draw(gradients(p, may_be_none)))
+            self.bind("grads", key, self.draw(gradients(self.plain, p, may_be_none)))
 
     def forget(self, key):
         """Delete the state of a key in both worlds, so that it starts at zero again."""
@@ -253,7 +258,7 @@ class History:
 def add(history):
     keys = [key for key in KEYS if key not in history.ours.params]
     if keys:
-        key, leaf = history.draw(st.sampled_from(keys)), history.draw(leaves())
+        key, leaf = history.draw(st.sampled_from(keys)), history.draw(leaves(history.plain))
         history.forget(key)
         history.bind("params", key, leaf)
 
@@ -269,7 +274,7 @@ def rebind(history):
     if key is None:
         return
     p = history.ours.params[key]
-    leaf = history.draw(leaves(st.just(np.shape(p))))
+    leaf = history.draw(leaves(history.plain, st.just(np.shape(p))))
     dtype = np.asarray(p).dtype.newbyteorder("=").name
     if leaf.layout in NUMBERS and leaf.dtype != dtype:
         leaf = leaf._replace(layout="C")
@@ -281,7 +286,7 @@ def resize(history):
     key = history.draw_key()
     if key is None:
         return
-    old, leaf = np.asarray(history.ours.params[key]), history.draw(leaves())
+    old, leaf = np.asarray(history.ours.params[key]), history.draw(leaves(history.plain))
     fits = leaf.shape == old.shape and leaf.dtype == old.dtype.newbyteorder("=").name
     has_state = any(key in states for states in history.theirs.states().values())
     history.bind("params", key, leaf)
@@ -405,6 +410,13 @@ def gradient_of_another_shape(history):
     return spoil_gradient(history, change, ValueError)
 
 
+def gradient_cut_short(history):
+    def change(grads, key, p):
+        grads[key] = np.ones((len(p) - 1, *p.shape[1:]), p.dtype.newbyteorder("="))
+
+    return spoil_gradient(history, change, ValueError, lambda p: np.ndim(p) and len(p))
+
+
 def gradient_that_would_broadcast(history):
     def change(grads, key, p):
         grads[key] = np.ones((1,) * p.ndim)
@@ -485,7 +497,7 @@ def state_that_is_no_array(history):
 
 
 SPOILS = [
-    no_gradient, gradient_of_another_shape, gradient_that_would_broadcast,
+    no_gradient, gradient_of_another_shape, gradient_cut_short, gradient_that_would_broadcast,
     gradient_of_another_kind, gradient_that_is_no_array, parameter_of_another_kind,
     read_only_parameter, state_of_another_shape, state_of_another_dtype, read_only_state,
     state_that_is_no_array,
@@ -495,6 +507,7 @@ SPOILS = [
 def take_and_give_back(history, spoil_and_step):
     """Let a spoiled step happen, then put back what the dicts held."""
     history.draw_gradients(may_be_none=False)
+    history.step()  # what is spoiled is known
     kept = [
         (dict(world.params), {name: dict(s) for name, s in world.states().items()})
         for world in history.worlds
@@ -555,6 +568,32 @@ def gradient_in_another_parameter(history):
     return False  # the reference's result is as good
 
 
+def gradients_exchanged_with_parameters(history):
+    keys = [key for key, p in history.ours.params.items() if can_overlap(p)]
+    for first, second in itertools.pairwise(keys):
+        for world in history.worlds:
+            p, other = world.params[first], world.params[second]
+            if (p.shape, p.dtype) == (other.shape, other.dtype):
+                world.grads[first], world.grads[second] = other, p
+    return False
+
+
+def gradient_shifted_in_memory(history):
+    key = history.draw_key(lambda p: can_overlap(p) and p.flags.c_contiguous and p.dtype.isnative)
+    if key is None:
+        return False
+    for world in history.worlds:
+        old = world.params[key]
+        memory = np.ones(old.size + 1, old.dtype)
+        world.params[key] = memory[1:].reshape(old.shape)
+        world.grads[key] = np.ones_like(memory)[1:].reshape(old.shape)
+    history.step()  # the next gradient differs from this one in nothing but its memory
+    for world in history.worlds:
+        p = world.params[key]
+        world.grads[key] = root(p)[:-1].reshape(p.shape)
+    return True
+
+
 def state_in_a_parameter(history):
     key = history.draw_key(can_overlap)
     if key is None or not history.row.states:
@@ -571,11 +610,13 @@ def state_in_a_parameter(history):
 
 OVERLAPS = [
     parameter_in_another, gradient_backwards, gradient_in_another_parameter, state_in_a_parameter,
+    gradients_exchanged_with_parameters, gradient_shifted_in_memory,
 ]  # fmt: skip
 
 
 def step_over_overlaps(history):
     history.draw_gradients(may_be_none=False)
+    history.step()
     overlap = history.draw(st.sampled_from(OVERLAPS))
     must_refuse = overlap(history)
     history.step_or_overlap(must_refuse)
@@ -618,7 +659,9 @@ def test_histories_of_large_arrays_are_the_same_on_any_number_of_threads(row, da
         for key in KEYS[:n]:
             columns = history.draw(st.sampled_from([1, 7, 64]))
             rows = 8_400_000 // per_float // n // columns + history.draw(st.integers(1, 999))
-            history.bind("params", key, history.draw(leaves(st.just((rows, columns)))))
+            history.bind(
+                "params", key, history.draw(leaves(history.plain, st.just((rows, columns))))
+            )
         for _ in range(3):
             change_threads(history)
             history.draw(st.sampled_from([step_again, rebind, add, reorder]))(history)

@@ -37,8 +37,8 @@ def set_flush_subnormals(flush: bool) -> None:
 
     Notes
     -----
-    Moving averages of gradients that have become zero decay into the subnormal range, where many
-    processors take ten times as long for a step and more. With flushing they end at zero.
+    Moving averages of gradients that have become zero decay into the subnormal range, where a step
+    takes longer, on some processors many times as long. With flushing they end at zero.
 
     The processor's mode is set on the threads of a step while the kernels run, and put back:
     NumPy and all else compute as before. The environment variable FASTOPT_FLUSH_SUBNORMALS, 0 or 1,

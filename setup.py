@@ -147,6 +147,7 @@ setup(
             "wraparound": False,
             "cdivision": True,
             "initializedcheck": False,
+            "freethreading_compatible": True,
         },
     ),
     cmdclass={"build_ext": BuildExt},

@@ -16,11 +16,23 @@
 # The entries outlive the step. A later step over arrays of the same memory, shape, dtype and flags
 # needs no further check, whichever objects they are: `is_known_step` compares just that, on the
 # objects that the dicts hold now. It runs no Python code and takes no references.
+#
+# Threads: a step claims its Stepper first and gives it back last, so that of two at once one is an
+# error. Without a GIL the dicts could change while they are walked, and arrays in them vanish:
+# there a step begins with copies of the dicts, which nobody else has.
 
-from cpython.dict cimport PyDict_GetItemWithError, PyDict_Next, PyDict_SetItem, PyDict_Size
+from atomic cimport load, shared_int, store, swap_if
+from cpython.dict cimport (
+    PyDict_Copy,
+    PyDict_GetItemWithError,
+    PyDict_Next,
+    PyDict_SetItem,
+    PyDict_Size,
+)
 from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from cpython.ref cimport Py_INCREF, Py_XDECREF, Py_XINCREF, PyObject
+from float_mode cimport CAN_FLUSH, FLUSH, float_mode, get_float_mode, set_float_mode
 from kernel_table cimport MAX_COEFFICIENTS, MAX_STATES, KernelTable, Rule
 from libc.stdlib cimport qsort
 from libc.string cimport memcmp, memset, strcmp
@@ -71,8 +83,14 @@ cdef extern from *:
     #else
     #define FASTOPT_COMPILER "unknown"
     #endif
+    #ifdef Py_GIL_DISABLED
+    #define FASTOPT_FREE_THREADED 1
+    #elif !defined(FASTOPT_FREE_THREADED)  /* may be defined, to test that path with a GIL */
+    #define FASTOPT_FREE_THREADED 0
+    #endif
     """
     const char* FASTOPT_COMPILER
+    const bint FASTOPT_FREE_THREADED
 
 compiler = FASTOPT_COMPILER.decode()
 
@@ -141,6 +159,7 @@ cdef struct Step:
     const Rule* rule
     const double* coefficients
     Job* jobs
+    float_mode mode  # that of the calling thread, and perhaps flushing
 
 cdef struct Span:
     # the memory of one array that a step writes
@@ -151,7 +170,8 @@ cdef struct Span:
 
 
 # Which process this is, counted in forks: a thread that was in a step is not there in the child.
-cdef long generation = 1
+# It is written where a process has one thread.
+cdef long long generation = 1
 
 
 def count_fork():
@@ -162,6 +182,21 @@ def count_fork():
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=count_fork)
+
+
+# Whether kernels flush subnormal numbers; a step reads it once.
+cdef shared_int flushes = 0
+can_flush_subnormals = bool(CAN_FLUSH)
+
+
+def set_flush_subnormals(bint flush):
+    """Set whether kernels flush subnormal numbers; fastopt/_subnormals.py checks that they can."""
+    store(&flushes, flush)
+
+
+def get_flush_subnormals():
+    """Return whether kernels flush subnormal numbers."""
+    return load(&flushes) != 0
 
 
 cdef class Stepper:
@@ -179,9 +214,9 @@ cdef class Stepper:
     cdef readonly str rule_name
     cdef readonly tuple state_names
     cdef int n_operands
-    cdef readonly long long steps  # how many have been completed
-    cdef readonly long long known_steps  # how many of them needed no further check
-    cdef long busy             # the process generation in which a step is under way, or 0
+    cdef shared_int n_steps    # completed
+    cdef shared_int n_known    # those of them that needed no further check
+    cdef shared_int busy       # the process generation in which a step is under way, or 0
     cdef Entry* entries        # of the step under way, or the last one
     cdef Py_ssize_t n_entries
     cdef bint is_known         # the entries are those of a step that may be compared with
@@ -202,7 +237,7 @@ cdef class Stepper:
         self.rule_name = rule
         self.state_names = state_names
         self.n_operands = STATE + self.rule.n_states
-        self.steps = steps
+        self.n_steps = steps
 
     def __dealloc__(self):
         PyMem_Free(self.entries)
@@ -212,11 +247,23 @@ cdef class Stepper:
     def __reduce__(self):
         return Stepper, (self.rule_name, self.state_names, self.steps)
 
+    @property
+    def steps(self):
+        """How many steps have been completed."""
+        return load(&self.n_steps)
+
+    @property
+    def known_steps(self):
+        """How many of them needed no further check."""
+        return load(&self.n_known)
+
     def set_steps(self, long long steps):
         """Set how many steps count as completed."""
-        self.steps = steps
+        self.claim()
+        store(&self.n_steps, steps)
+        store(&self.busy, 0)
 
-    def step(self, params, grads, tuple states, tuple coefficients):
+    def step(self, params, grads, tuple states, tuple coefficients, long long steps=-1):
         """Update all parameters and states in place.
 
         Parameters
@@ -227,6 +274,9 @@ cdef class Stepper:
             One for each of `state_names`; entries for new keys are added, as zeros.
         coefficients : tuple of float
             In the order in which the rule reads them.
+        steps : int, optional
+            How many steps had been completed when the coefficients were computed, if they depend
+            on it. It is an error if another thread has completed one since.
         """
         cdef double[MAX_COEFFICIENTS] c
         cdef Py_ssize_t i
@@ -234,24 +284,50 @@ cdef class Stepper:
             raise TypeError(f"rule {self.rule_name} was called with the wrong number of arguments")
         for i in range(len(coefficients)):
             c[i] = coefficients[i]
-        if self.busy:
-            self.check_busy()
-        if self.is_known_step(params, grads, states):
-            self.execute(c)
-            self.known_steps += 1
-        else:
-            self.busy = generation
-            try:
-                self.check_step(params, grads, states)
-                self.execute(c)
-                self.write_back(params)
-            finally:
+        self.claim()
+        try:
+            if steps >= 0 and steps != load(&self.n_steps):
+                raise_busy()
+            self.take(params, grads, states, c)
+            store(&self.n_steps, load(&self.n_steps) + 1)
+        finally:
+            if self.owns_references:
                 self.release()
-                self.busy = 0
-        self.steps += 1
+            store(&self.busy, 0)
+
+    cdef int claim(self) except -1:
+        """Refuse a step within a step, unless that one was left behind in a parent process."""
+        cdef long long before = swap_if(&self.busy, 0, generation)
+        if before == 0:
+            return 0
+        if before == generation or swap_if(&self.busy, before, generation) != before:
+            raise_busy()
+        self.n_entries = 0  # its references are those of a thread that does not exist here
+        self.is_known = self.owns_references = False
+        return 0
+
+    cdef int take(self, params, grads, tuple states, const double* c) except -1:
+        """Update all, once everything is known or checked."""
+        seen_params, seen_grads, seen_states = params, grads, states
+        if FASTOPT_FREE_THREADED:
+            seen_params = PyDict_Copy(params) if type(params) is dict else params
+            seen_grads = PyDict_Copy(grads) if type(grads) is dict else grads
+            seen_states = tuple([
+                PyDict_Copy(state) if isinstance(state, dict) else state for state in states
+            ])
+        if self.is_known_step(seen_params, seen_grads, seen_states):
+            self.execute(c)
+            store(&self.n_known, load(&self.n_known) + 1)
+            return 0
+        self.check_step(seen_params, seen_grads, seen_states)
+        self.enter_new_states(states)
+        self.is_known = self.is_disjoint and self.is_plain()
+        self.execute(c)
+        self.write_back(params)
+        return 0
 
     cdef int check_step(self, params, grads, tuple states) except -1:
-        """Find and check all that a step reads and writes; nothing is written but new states."""
+        """Find and check all that a step reads and writes; nothing is written."""
         self.is_known = False
         self.n_entries = 0
         self.owns_references = True
@@ -260,8 +336,6 @@ cdef class Stepper:
         self.check_numbers(params)
         self.check_overlaps()
         self.cut_into_jobs()
-        self.enter_new_states(states)
-        self.is_known = self.is_disjoint and self.is_plain()
         return 0
 
     cdef int execute(self, const double* c) except -1:
@@ -269,14 +343,15 @@ cdef class Stepper:
         cdef Step context
         cdef Phase phase
         cdef int n_threads
-        cdef bint is_awake, borrowed = not self.owns_references
+        cdef bint is_awake
+        cdef float_mode before = get_float_mode()
+        cdef float_mode mode = before | FLUSH if load(&flushes) else before
         if self.bytes_moved < GIL_BYTES:
-            self.run(c)
+            self.run(c, mode)
             return 0
-        if borrowed:
+        if not self.owns_references:
             self.own_references()
-        self.busy = generation
-        context = Step(self.rule, c, self.jobs)
+        context = Step(self.rule, c, self.jobs, mode)
         phase = Phase(run_job, self.n_jobs, False)
         is_awake = pool.is_awake()
         n_threads = 1
@@ -286,18 +361,7 @@ cdef class Stepper:
             if n_threads > 1:
                 pool.run(n_threads, &context, &phase, 1, is_awake)
             else:
-                self.run(c)
-        if borrowed:
-            self.release()
-            self.busy = 0
-        return 0
-
-    cdef int check_busy(self) except -1:
-        """Refuse a step within a step, unless that one was left behind in a parent process."""
-        if self.busy == generation:
-            raise RuntimeError("this optimizer is in the middle of another update")
-        self.n_entries = 0  # its references are those of a thread that does not exist here
-        self.is_known = self.owns_references = False
+                self.run(c, mode)
         return 0
 
     cdef bint is_plain(self) noexcept:
@@ -314,12 +378,14 @@ cdef class Stepper:
         """Tell whether a step is over the same memory as the last one; find its arrays if so.
 
         The dicts are walked side by side: their keys must be the same objects, or equal strings, in
-        the same order.
+        the same order. A parameter whose gradient is None has no entry, and no state if it never
+        had another gradient.
         """
         cdef Py_ssize_t i = 0, at_param = 0, at_grad = 0
         cdef Py_ssize_t[MAX_STATES] at_state
         cdef int k
         cdef PyObject* key
+        cdef PyObject* param
         cdef PyObject* array
         cdef Entry* entry
         if not self.is_known or type(params) is not dict or type(grads) is not dict:
@@ -328,14 +394,14 @@ cdef class Stepper:
             at_state[k] = 0
             if type(states[k]) is not dict:
                 return False
-        while PyDict_Next(params, &at_param, &key, &array):
-            if i == self.n_entries:
+        while PyDict_Next(params, &at_param, &key, &param):
+            array = next_value(grads, &at_grad, key)
+            if array == <PyObject*> None:
+                continue
+            if array == NULL or i == self.n_entries:
                 return False
             entry = &self.entries[i]
-            if not is_known_operand(entry, PARAM, array):
-                return False
-            array = next_value(grads, &at_grad, key)
-            if array == NULL or not (
+            if not is_known_operand(entry, PARAM, param) or not (
                 is_known_operand(entry, GRAD, array) or self.is_new_gradient(entry, array)
             ):
                 return False
@@ -673,11 +739,16 @@ cdef class Stepper:
                 first += size
         return 0
 
-    cdef void run(self, const double* c) noexcept nogil:
+    cdef void run(self, const double* c, float_mode mode) noexcept nogil:
         """Take every entry through the rule on the calling thread."""
         cdef Py_ssize_t i
+        cdef float_mode before = get_float_mode()
+        if mode != before:
+            set_float_mode(mode)
         for i in range(self.n_entries):
             call_kernel(self.rule, c, &self.entries[i], 0, self.entries[i].size)
+        if mode != before:
+            set_float_mode(before)
 
     cdef int write_back(self, params) except -1:
         """Copy packed operands to where they came from, and rebind plain numbers."""
@@ -703,6 +774,10 @@ cdef class Stepper:
         for i in range(self.n_entries):
             release_entry(&self.entries[i])
         self.owns_references = False
+
+
+cdef int raise_busy() except -1:
+    raise RuntimeError("this optimizer is in the middle of another update")
 
 
 cdef inline PyObject* next_value(dict items, Py_ssize_t* position, PyObject* key) noexcept:
@@ -739,9 +814,13 @@ cdef inline bint is_known_operand(Entry* entry, int k, PyObject* array) noexcept
 
 
 cdef void run_job(void* context, Py_ssize_t job) noexcept nogil:
+    """Do one job as the calling thread would: in its float mode, whatever this thread's own is."""
     cdef Step* step = <Step*> context
     cdef Job* j = &step.jobs[job]
+    cdef float_mode before = get_float_mode()
+    set_float_mode(step.mode)
     call_kernel(step.rule, step.coefficients, j.entry, j.first, j.size)
+    set_float_mode(before)
 
 
 cdef inline void call_kernel(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastopt._config import show_config
 from fastopt._numerical_gradient import numerical_gradient
+from fastopt._subnormals import get_flush_subnormals, set_flush_subnormals
 from fastopt._threads import get_num_threads, set_num_threads
 from fastopt._version import __version__
 from fastopt.optimizers import SGD, AdaGrad, Adam, Momentum, Nesterov, RMSprop
@@ -38,10 +39,12 @@ __all__ = [
     "__version__",
     "datasets",
     "experiments",
+    "get_flush_subnormals",
     "get_num_threads",
     "numerical_gradient",
     "plotting",
     "reference",
+    "set_flush_subnormals",
     "set_num_threads",
     "show_config",
 ]

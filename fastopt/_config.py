@@ -10,6 +10,7 @@ from typing import Any, Literal, overload
 import numpy as np
 
 from fastopt import _core, _instruction_sets
+from fastopt._subnormals import get_flush_subnormals
 from fastopt._threads import get_num_threads
 from fastopt._version import __version__
 
@@ -32,7 +33,8 @@ def show_config(mode: str = "stdout") -> dict[str, dict[str, Any]] | None:
     -------
     dict of str to dict, or None
         For `mode` 'dicts' versions; the kernels' instruction set in use and those available; number
-        of threads; the BLAS that the layers call; the compiler. Else None.
+        of threads; whether subnormal numbers are flushed; the BLAS that the layers call; the
+        compiler. Else None.
 
     Raises
     ------
@@ -78,6 +80,7 @@ def _config() -> dict[str, dict[str, Any]]:
             "variant": _instruction_sets.variant,
             "available": _instruction_sets.available(),
             "threads": get_num_threads(),
+            "flush_subnormals": get_flush_subnormals(),
             "compiler": _core.compiler,
         },
         "blas": {"name": blas["name"], "version": blas["version"]},

@@ -6,7 +6,10 @@ from typing import Any
 from typing_extensions import Self, disjoint_base
 
 compiler: str
+can_flush_subnormals: bool
 
+def set_flush_subnormals(flush: bool) -> None: ...
+def get_flush_subnormals() -> bool: ...
 def count_fork() -> None: ...
 
 @disjoint_base
@@ -28,4 +31,5 @@ class Stepper:
         grads: Mapping[Any, Any],
         states: tuple[dict[Any, Any], ...],
         coefficients: tuple[float, ...],
+        steps: int = -1,
     ) -> None: ...

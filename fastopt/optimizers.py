@@ -71,7 +71,7 @@ class _Optimizer(Hyperparameters):
             longer fits a parameter; parameters, states or gradients that overlap in memory (an
             array may be its own gradient, and gradients may share memory).
         RuntimeError
-            This optimizer is in the middle of another update.
+            Another thread is in the middle of an update of this optimizer.
 
         Notes
         -----
@@ -427,9 +427,11 @@ class Adam(_Optimizer):
 
     def update(self, params: MutableMapping[Any, Any], grads: Mapping[Any, Any]) -> None:
         stepper, beta1, beta2 = self._stepper, self.beta1, self.beta2
-        steps = stepper.steps + 1
+        before = stepper.steps
+        steps = before + 1
         lr_t = self.lr * sqrt(1.0 - beta2**steps) / (1.0 - beta1**steps)
-        stepper.step(params, grads, (self.m, self.v), (lr_t, 1.0 - beta1, 1.0 - beta2, EPS))
+        coefficients = (lr_t, 1.0 - beta1, 1.0 - beta2, EPS)
+        stepper.step(params, grads, (self.m, self.v), coefficients, before)
 
     @property
     def iter(self) -> int:

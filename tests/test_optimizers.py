@@ -369,6 +369,31 @@ def test_unchanged_arrays_are_not_checked_again(row, size):
     assert compiled._stepper.known_steps == 6
 
 
+@every_optimizer
+def test_frozen_parameters_are_no_reason_to_check_again(row):
+    ours, theirs = (
+        {"first": np.arange(3), "a": np.ones(5), "middle": np.ones(2), "b": np.ones(4), "last": 1.0}
+        for _ in range(2)
+    )
+    compiled, twin = row.compiled(), row.twin()
+    for step in range(8):
+        grads = dict.fromkeys(ours)
+        grads |= {"a": np.full(5, step - 2.5), "b": np.full(4, 1.5 - step)}
+        if step == 4:
+            grads["middle"] = np.ones(2)
+        if step == 5:
+            grads["a"] = None
+        compiled.update(ours, grads)
+        twin.update(theirs, grads)
+        for key, p in theirs.items():
+            assert_array_equal(ours[key], p)
+            for name in row.states:
+                state, twin_state = getattr(compiled, name), getattr(twin, name)
+                assert_array_equal(state.get(key, 0), twin_state.get(key, 0))
+        if step == 3:
+            assert compiled._stepper.known_steps == 3
+
+
 def test_arrays_of_freed_dtypes_are_not_taken_for_known():
     # a dtype object of its own (metadata; an unpickled array has one, too) may be let go of, and
     # another one come to lie at its address

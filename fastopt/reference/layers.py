@@ -77,6 +77,7 @@ class Affine:
         W, b = _weights(self.W, self.b)
         dout = _as_dtype("dout", dout, W.dtype)
         _require_shape("dout", dout.shape, (len(x), len(b)))
+        _require_shape("W", W.shape, (x.size // len(x), len(b)))  # it may have been replaced
         if out is not None:
             if len(out) != 2 or any(array is None for array in out):
                 raise TypeError("out must hold two arrays, for dW and db")

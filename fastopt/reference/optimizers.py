@@ -90,7 +90,7 @@ class _Optimizer(Hyperparameters):
         arrays = tuple(
             getattr(self, name)[key]
             if key in getattr(self, name)
-            else np.zeros_like(p, subok=False)
+            else np.zeros_like(p, dtype=p.dtype.type, subok=False)  # in native byte order
             for name in self._state_names
         )
         for name, s in zip(self._state_names, arrays, strict=True):

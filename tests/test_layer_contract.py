@@ -1,0 +1,442 @@
+"""What layers and nets accept and refuse: an error changes nothing, and inputs are never written.
+
+Only what a user sees: results, public attributes, the dicts of a net. What the results are is in
+test_layers.py and test_nets.py.
+"""
+
+import contextlib
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from optimizer_table import every_dtype
+from test_layers import LAYOUTS, TOLERANCE, assert_close, both, layouts
+
+import fastopt
+from fastopt import reference
+
+
+def random(*shape, dtype="float64", seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def contents(named):
+    """Return names, the very objects, and the bytes of arrays."""
+    return [(name, v, v.tobytes() if isinstance(v, np.ndarray) else v) for name, v in named.items()]
+
+
+@contextlib.contextmanager
+def refused(exception, message, *dicts):
+    """Expect an error that leaves what the dicts hold as it was: the objects and their bytes."""
+    before = [contents(named) for named in dicts]
+    with pytest.raises(exception, match=message):
+        yield
+    for old, named in zip(before, dicts, strict=True):
+        new = contents(named)
+        assert [name for name, _, _ in new] == [name for name, _, _ in old]
+        for (name, value, kept), (_, new_value, new_kept) in zip(old, new, strict=True):
+            assert new_value is value, f"{name} was replaced"
+            assert new_kept == kept, f"{name} was changed"
+
+
+# what is no array of real numbers
+NOT_REAL = {
+    "complex": (lambda a: a.astype(complex), "complex128"),
+    "object": (lambda a: a.astype(object), "object"),
+    "strings": (lambda a: a.astype("U8"), "<U8"),
+    "structured": (lambda a: np.zeros(a.shape, "f8,f8"), "f8"),
+    "dates": (lambda a: np.zeros(a.shape, "M8[s]"), "datetime64"),
+}
+
+X_SHAPES = [(0, 4), (3, 5), (4,), (), (3, 4, 2), (0,), (12,)]
+
+# an attribute of an Affine of 4 inputs and 2 outputs → what it is replaced by, exception
+SPOILED_WEIGHTS = {
+    "W of integers": ("W", np.ones((4, 2), int), TypeError),
+    "W of bools": ("W", np.ones((4, 2), bool), TypeError),
+    "complex W": ("W", np.ones((4, 2), complex), TypeError),
+    "half W": ("W", np.ones((4, 2), np.float16), TypeError),
+    "object W": ("W", np.ones((4, 2), object), TypeError),
+    "list W": ("W", [[1.0] * 2] * 4, TypeError),
+    "no W": ("W", None, TypeError),
+    "flat W": ("W", np.ones(8), ValueError),
+    "W of other inputs": ("W", np.ones((5, 2)), ValueError),
+    "W of other outputs": ("W", np.ones((4, 3)), ValueError),
+    "W of another dtype than b": ("W", np.ones((4, 2), np.float32), TypeError),
+    "b of integers": ("b", np.ones(2, int), TypeError),
+    "complex b": ("b", np.ones(2, complex), TypeError),
+    "list b": ("b", [1.0, 1.0], TypeError),
+    "b of one": ("b", np.ones(1), ValueError),
+    "b of two dimensions": ("b", np.ones((1, 2)), ValueError),
+    "b of another dtype than W": ("b", np.ones(2, np.float32), TypeError),
+}
+
+
+class Used:
+    """An Affine after forward and backward, and what they gave."""
+
+    def __init__(self, package):
+        self.layer = package.Affine(random(4, 2), random(2))
+        self.x, self.dout = random(3, 4, seed=1), random(3, 2, seed=2)
+        self.out = self.layer.forward(self.x)
+        self.dx = self.layer.backward(self.dout)
+
+    def public(self):
+        """Return what an error must leave alone."""
+        attributes = {name: getattr(self.layer, name) for name in ("W", "b", "dW", "db")}
+        return {**attributes, "x": self.x, "dout": self.dout, "out": self.out, "dx": self.dx}
+
+    def assert_goes_on(self):
+        """Check that backward still belongs to the last forward that was accepted."""
+        dW, db = self.layer.dW, self.layer.db
+        assert_array_equal(self.layer.backward(self.dout), self.dx)
+        assert_array_equal(self.layer.dW, dW)
+        assert_array_equal(self.layer.db, db)
+        assert_array_equal(self.layer.forward(self.x), self.out)
+
+
+@both
+@pytest.mark.parametrize("shape", X_SHAPES, ids=str)
+def test_affine_refuses_samples_and_stays_as_it_was(package, shape):
+    used = Used(package)
+    with refused(ValueError, "x|samples", used.public()):
+        used.layer.forward(np.ones(shape))
+    used.assert_goes_on()
+
+
+@both
+@pytest.mark.parametrize("case", NOT_REAL)
+def test_affine_refuses_what_is_not_real_and_stays_as_it_was(package, case):
+    make, message = NOT_REAL[case]
+    used = Used(package)
+    with refused(TypeError, message, used.public()):
+        used.layer.forward(make(used.x))
+    with refused(TypeError, message, used.public()):
+        used.layer.backward(make(used.dout))
+    used.assert_goes_on()
+
+
+@both
+@pytest.mark.parametrize("case", SPOILED_WEIGHTS)
+@pytest.mark.parametrize("call", ["forward", "backward"])
+def test_affine_refuses_weights_and_stays_as_it_was(package, case, call):
+    name, value, exception = SPOILED_WEIGHTS[case]
+    used = Used(package)
+    kept = getattr(used.layer, name)
+    setattr(used.layer, name, value)
+    with refused(exception, f"{name}|shape", used.public()):
+        used.layer.forward(used.x) if call == "forward" else used.layer.backward(used.dout)
+    setattr(used.layer, name, kept)
+    used.assert_goes_on()
+
+
+# what stands for dW and db → exception
+SPOILED_OUT = {
+    "dW of another shape": (lambda u: (np.ones((2, 4)), np.ones(2)), ValueError, r"\(2, 4\)"),
+    "db of another shape": (lambda u: (np.ones((4, 2)), np.ones(3)), ValueError, r"\(3,\)"),
+    "dW that would broadcast": (lambda u: (np.ones((1, 2)), np.ones(2)), ValueError, "dW"),
+    "dW of another dtype": (lambda u: (np.ones((4, 2), "f4"), np.ones(2)), TypeError, "float32"),
+    "db of integers": (lambda u: (np.ones((4, 2)), np.ones(2, int)), TypeError, "db"),
+    "list as db": (lambda u: (np.ones((4, 2)), [1.0, 1.0]), TypeError, "db"),
+    "dW transposed": (lambda u: (np.ones((2, 4)).T, np.ones(2)), ValueError, "dW"),
+    "db strided": (lambda u: (np.ones((4, 2)), np.ones(4)[::2]), ValueError, "db"),
+    "read-only dW": (lambda u: (np.broadcast_to(1.0, (4, 2)), np.ones(2)), ValueError, "dW"),
+    "W as dW": (lambda u: (u.layer.W, np.ones(2)), ValueError, "dW"),
+    "b as db": (lambda u: (np.ones((4, 2)), u.layer.b), ValueError, "db"),
+    "db in dout": (lambda u: (np.ones((4, 2)), u.dout[0]), ValueError, "db"),
+    "dW in x": (lambda u: (u.x.reshape(-1)[:8].reshape(4, 2), np.ones(2)), ValueError, "dW"),
+}
+
+
+@both
+@pytest.mark.parametrize("case", SPOILED_OUT)
+def test_affine_refuses_arrays_to_write_into_and_writes_nothing(package, case):
+    make, exception, message = SPOILED_OUT[case]
+    used = Used(package)
+    out = make(used)
+    with refused(exception, message, used.public(), dict(zip(("dW", "db"), out, strict=True))):
+        used.layer.backward(used.dout, out=out)
+    used.assert_goes_on()
+
+
+@both
+@pytest.mark.parametrize("shape", [(3, 3), (2, 2), (6,), (0, 2), (3, 2, 1), (1, 2)], ids=str)
+def test_affine_refuses_a_gradient_of_another_shape_and_writes_nothing(package, shape):
+    used = Used(package)
+    out = {"dW": np.full((4, 2), 7.0), "db": np.full(2, 7.0)}
+    with refused(ValueError, "dout", used.public(), out):
+        used.layer.backward(np.ones(shape), out=(out["dW"], out["db"]))
+    used.assert_goes_on()
+
+
+@both
+@every_dtype
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_inputs_of_layers_are_never_written(package, dtype, layout):
+    given = {
+        "x": layouts(random(3, 4, dtype=dtype))[layout],
+        "W": layouts(random(4, 2, dtype=dtype))[layout],
+        "b": random(2, dtype=dtype),
+        "dout": layouts(random(3, 2, dtype=dtype))[layout],
+    }
+    for array in given.values():
+        array.flags.writeable = False
+    kept = contents(given)
+    affine = package.Affine(given["W"], given["b"])
+    affine.forward(given["x"])
+    affine.backward(given["dout"])
+    for layer in (package.Relu(), package.Sigmoid()):
+        layer.forward(given["x"])
+        layer.backward(given["x"])
+    loss = package.SoftmaxWithLoss()
+    loss.forward(given["dout"], np.array([0, 1, 1]))
+    loss.backward()
+    assert contents(given) == kept
+
+
+@both
+@pytest.mark.parametrize("name", ["Relu", "Sigmoid"])
+@pytest.mark.parametrize("case", [*NOT_REAL, "shape", "one more axis", "broadcast"])
+def test_activation_refuses_and_stays_as_it_was(package, name, case):
+    layer, x = getattr(package, name)(), random(3, 4)
+    out, dx = layer.forward(x), layer.backward(x)
+    if case in NOT_REAL:
+        make, message = NOT_REAL[case]
+        with refused(TypeError, message, {"x": x, "out": out, "dx": dx}):
+            layer.forward(make(x))
+        with refused(TypeError, message, {"x": x, "out": out, "dx": dx}):
+            layer.backward(make(x))
+    else:
+        shape = {"shape": (4, 3), "one more axis": (3, 4, 1), "broadcast": (4,)}[case]
+        with refused(ValueError, "dout", {"x": x, "out": out, "dx": dx}):
+            layer.backward(np.ones(shape))
+    assert_array_equal(layer.backward(x), dx)
+
+
+@pytest.mark.parametrize("name", ["Relu", "Sigmoid"])
+@pytest.mark.parametrize("x", [np.ones((0, 3)), np.ones((2, 0, 3), "f4"), 2.0, np.array(-1.0)])
+def test_empty_arrays_and_plain_numbers_are_no_error(name, x):
+    results = []
+    for package in (fastopt, reference):
+        layer = getattr(package, name)()
+        results.append((layer.forward(x), layer.backward(np.ones(np.shape(x)))))
+    for got, want in zip(*results, strict=True):
+        assert got.shape == np.shape(x)
+        assert_allclose(got, want, rtol=1e-12)
+
+
+LABELS = {
+    "too large": (np.array([0, 3]), ValueError),
+    "negative": (np.array([-1, 0]), ValueError),
+    "too few": (np.array([0]), ValueError),
+    "too many": (np.array([0, 1, 2]), ValueError),
+    "a column": (np.array([[0], [1]]), ValueError),
+    "none": (np.array([], int), ValueError),
+    "one-hot of too few classes": (np.eye(2), ValueError),
+    "soft": (np.array([[0.5, 0.5, 0], [1, 0, 0]]), ValueError),
+    "NaN": (np.array([[1, np.nan, 0], [1, 0, 0]]), ValueError),
+    "floats": (np.array([0.0, 1.0]), TypeError),
+    "bools": (np.array([True, False]), TypeError),
+    "complex": (np.array([0j, 1j]), TypeError),
+    "strings": (np.array(["a", "b"]), TypeError),
+    "objects": (np.array([0, 1], object), TypeError),
+    "None": (None, (TypeError, ValueError)),
+}
+
+
+@both
+@pytest.mark.parametrize("case", [*LABELS, "scores", "no scores", "complex scores"])
+def test_loss_refuses_and_stays_as_it_was(package, case):
+    layer, x, t = package.SoftmaxWithLoss(), random(2, 3), np.array([0, 2])
+    layer.forward(x, t)
+    dx = layer.backward()
+    bad_x, bad_t, exception = x, t, ValueError
+    if case in LABELS:
+        bad_t, exception = LABELS[case]
+    elif case == "scores":
+        bad_x = np.ones((2, 3, 1))
+    elif case == "no scores":
+        bad_x, bad_t = np.ones((0, 3)), t[:0]
+    else:
+        bad_x, exception = x.astype(complex), TypeError
+    with refused(exception, None, {"x": x, "t": t, "y": layer.y, "dx": dx}):
+        layer.forward(bad_x, bad_t)
+    assert_array_equal(layer.backward(), dx)
+
+
+def net_and_batch(package, dtype="float64"):
+    net = package.MultiLayerNet(4, [5], 3, dtype=dtype, rng=1, weight_decay_lambda=0.1)
+    return net, random(2, 4, dtype=dtype, seed=3), np.array([0, 2])
+
+
+BAD_BATCHES = {
+    **{f"x of shape {shape}": (np.ones(shape), [0, 2], ValueError) for shape in X_SHAPES},
+    **{name: (make(random(2, 4)), [0, 2], TypeError) for name, (make, _) in NOT_REAL.items()},
+    **{f"labels: {name}": (random(2, 4), *bad) for name, bad in LABELS.items()},
+}
+
+
+@both
+@pytest.mark.parametrize("case", BAD_BATCHES)
+def test_net_refuses_a_batch_and_stays_as_it_was(package, case):
+    x, t, exception = BAD_BATCHES[case]
+    net, good_x, good_t = net_and_batch(package)
+    out = net.gradient(good_x, good_t)
+    loss, scores = net.loss(good_x, good_t), net.predict(good_x)
+    for call in (net.loss, net.accuracy, net.gradient, net.numerical_gradient):
+        with refused(exception, None, net.params, out, {"scores": scores}):
+            call(x, t)
+    with refused(exception, None, net.params, out, {"scores": scores}):
+        net.gradient(x, t, out=out)
+    if not case.startswith("labels"):
+        with refused(exception, None, net.params):
+            net.predict(x)
+    assert net.loss(good_x, good_t) == loss
+    for key, g in net.gradient(good_x, good_t).items():
+        assert_array_equal(g, out[key])
+
+
+# what happens to the parameter W2 (5, 3) or b2 of a net → exception
+SPOILED_PARAMS = {
+    "missing": (lambda p: p.pop("W2"), KeyError),
+    "None": (lambda p: p.update(W2=None), TypeError),
+    "list": (lambda p: p.update(b2=[0.0] * 3), TypeError),
+    "float": (lambda p: p.update(b2=0.0), TypeError),
+    "integers": (lambda p: p.update(W2=np.ones((5, 3), int)), TypeError),
+    "bools": (lambda p: p.update(b2=np.ones(3, bool)), TypeError),
+    "complex": (lambda p: p.update(W2=np.ones((5, 3), complex)), TypeError),
+    "objects": (lambda p: p.update(W2=np.ones((5, 3), object)), TypeError),
+    "strings": (lambda p: p.update(b2=np.array(["a"] * 3)), TypeError),
+    "half": (lambda p: p.update(W2=np.ones((5, 3), "f2"), b2=np.ones(3, "f2")), TypeError),
+    "one of another dtype": (lambda p: p.update(b2=np.ones(3, np.float32)), TypeError),
+    "transposed": (lambda p: p.update(W2=np.ones((3, 5))), ValueError),
+    "of other inputs": (lambda p: p.update(W2=np.ones((6, 3))), ValueError),
+    "flat": (lambda p: p.update(W2=np.ones(15)), ValueError),
+    "bias that would broadcast": (lambda p: p.update(b2=np.ones(1)), ValueError),
+    "empty": (lambda p: p.update(W2=np.ones((5, 0)), b2=np.ones(0)), ValueError),
+}
+
+
+@both
+@pytest.mark.parametrize("case", SPOILED_PARAMS)
+def test_net_refuses_parameters_and_stays_as_it_was(package, case):
+    spoil, exception = SPOILED_PARAMS[case]
+    net, x, t = net_and_batch(package)
+    out, loss, good = net.gradient(x, t), net.loss(x, t), dict(net.params)
+    spoil(net.params)
+    for call in (net.loss, net.accuracy, net.gradient):
+        with refused(exception, None, net.params, out, {"x": x, "t": t}):
+            call(x, t)
+    with refused(exception, None, net.params, {"x": x}):
+        net.predict(x)
+    with refused(exception, None, net.params, out, {"x": x, "t": t}):
+        net.gradient(x, t, out=out)
+    net.params.clear()
+    net.params.update(good)
+    assert net.loss(x, t) == loss
+    for key, g in net.gradient(x, t).items():
+        assert_array_equal(g, out[key])
+
+
+SPOILED_GRADS = {
+    "lacks a key": (lambda out, net, x: out.pop("b2"), KeyError, "b2"),
+    "shape": (lambda out, net, x: out.update(W2=np.ones((3, 5))), ValueError, "W2"),
+    "one more axis": (lambda out, net, x: out.update(b2=np.ones((3, 1))), ValueError, "b2"),
+    "dtype": (lambda out, net, x: out.update(W2=np.ones((5, 3), "f4")), TypeError, "W2"),
+    "integers": (lambda out, net, x: out.update(b2=np.ones(3, int)), TypeError, "b2"),
+    "None": (lambda out, net, x: out.update(W2=None), TypeError, "W2"),
+    "list": (lambda out, net, x: out.update(b2=[0.0] * 3), TypeError, "b2"),
+    "read-only": (
+        lambda out, net, x: out.update(W2=np.broadcast_to(0.0, (5, 3))), ValueError, "W2",
+    ),
+    "byte-swapped": (
+        lambda out, net, x: out.update(b2=out["b2"].astype(out["b2"].dtype.newbyteorder())),
+        (TypeError, ValueError), "b2",
+    ),
+    "in a parameter": (
+        lambda out, net, x: out.update(b2=net.params["W2"][0]), ValueError, "b2",
+    ),
+    "in another output": (lambda out, net, x: out.update(b2=out["W2"][0]), ValueError, "b2"),
+    "in the samples": (
+        lambda out, net, x: out.update(b2=x.reshape(-1)[:3]), ValueError, "b2",
+    ),
+}  # fmt: skip
+
+
+@both
+@pytest.mark.parametrize("case", SPOILED_GRADS)
+def test_net_refuses_gradients_and_writes_nothing(package, case):
+    spoil, exception, message = SPOILED_GRADS[case]
+    net, x, t = net_and_batch(package)
+    out, want = net.gradient(x, t), net.gradient(x, t)
+    spoil(out, net, x)
+    for _ in range(2):
+        with refused(exception, message, net.params, out, {"x": x, "t": t}):
+            net.gradient(x + 0 if case != "in the samples" else x, t, out=out)
+    for key, g in net.gradient(x, t, out=net.gradient(x, t)).items():
+        assert_array_equal(g, want[key])
+
+
+@both
+@every_dtype
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_inputs_of_nets_are_never_written(package, dtype, layout):
+    net, x, t = net_and_batch(package, dtype)
+    given = {"x": layouts(x)[layout], "labels": t, "one-hot": np.eye(3, dtype=np.int8)[t]}
+    for array in (*given.values(), *net.params.values()):
+        array.flags.writeable = False
+    kept, kept_params = contents(given), contents(net.params)
+    want = reference.MultiLayerNet(4, [5], 3, dtype=dtype, rng=1, weight_decay_lambda=0.1)
+    for labels in (given["labels"], given["one-hot"]):
+        assert net.loss(given["x"], labels) == pytest.approx(
+            want.loss(x, t), rel=TOLERANCE[dtype] * 10
+        )
+        net.accuracy(given["x"], labels)
+        grads = net.gradient(given["x"], labels)
+        for key, g in want.gradient(x, t).items():
+            assert_close(grads[key], g, dtype)
+    assert contents(given) == kept
+    assert contents(net.params) == kept_params
+
+
+@both
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_net_takes_parameters_of_any_layout(package, layout):
+    net, x, t = net_and_batch(package)
+    loss, want = net.loss(x, t), net.gradient(x, t)
+    for key in ("W1", "W2"):
+        net.params[key] = layouts(net.params[key])[layout]
+    assert net.loss(x, t) == pytest.approx(loss, rel=1e-12)
+    out = net.gradient(x, t)
+    for key, g in want.items():
+        assert_close(out[key], g, "float64")
+
+
+@every_dtype
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("key", ["x", "W1", "b1", "W2", "b2"])
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # the twin's
+def test_nan_and_infinity_propagate_as_in_the_twin(dtype, value, key):
+    results = []
+    for package in (fastopt, reference):
+        net, x, t = net_and_batch(package, dtype)
+        target = x if key == "x" else net.params[key]
+        target.reshape(-1)[0] = value
+        results.append({"scores": net.predict(x), **net.gradient(x, t)})
+    for name, want in results[1].items():
+        got = results[0][name]
+        assert_array_equal(np.isnan(got), np.isnan(want), err_msg=name)
+        assert_array_equal(np.isinf(got), np.isinf(want), err_msg=name)
+
+
+@both
+def test_empty_net_settings_are_refused(package):
+    for sizes in ((0, [3], 2), (4, [0], 2), (4, [3], 0), (-4, [3], 2)):
+        with pytest.raises(ValueError, match=str(min(sizes[0], *sizes[1], sizes[2]))):
+            package.MultiLayerNet(*sizes)
+    for bad in (-0.1, float("nan"), float("inf")):
+        for name in ("weight_decay_lambda", "weight_init_std"):
+            with pytest.raises(ValueError, match=name):
+                package.MultiLayerNet(4, [3], 2, **{name: bad})
+            with pytest.raises(ValueError, match=name):
+                package.TwoLayerNet(4, 3, 2, **{name: bad})

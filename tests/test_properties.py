@@ -1,0 +1,671 @@
+"""Random trees of arrays through random histories: the compiled optimizers against their twins.
+
+Each history happens to two worlds alike, one with a compiled optimizer and one with its twin. After
+every step the worlds are equal to the bit; after every error they are what they were before it.
+What is drawn is described here, and so are the ways to spoil a step; named cases are in
+test_input_contract.py. How many examples: conftest.py.
+"""
+
+import collections
+import copy
+import itertools
+import operator
+import pickle
+import types
+from typing import Any, NamedTuple
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
+from optimizer_table import every_optimizer
+from test_input_contract import assert_unchanged, snapshot
+
+import fastopt
+
+KEYS = ["W", "b", ("a", "tuple"), 7, "γ", ""]
+SHAPES = [
+    (), (0,), (1,), (2,), (5,), (8,), (17,), (300,), (2, 3), (3, 0), (1, 1), (4, 1), (7, 9),
+    (2, 3, 4), (1, 5, 1), (2, 1, 2, 3), (2, 2, 1, 2, 2),
+]  # fmt: skip
+LAYOUTS = ["C", "F", "sliced", "cut", "transposed", "backwards", "swapped", "unaligned"]
+PLAIN_LAYOUTS = ["C", "F"]  # what a step can recognise
+NUMBERS = {"float": float, "float32": np.float32, "float64": np.float64}
+VALUES = ["ordinary", "tiny", "huge", "special", "zero"]
+GRAD_DTYPES = ["float32", "float64"] * 4 + ["float16", "longdouble", "int8", "uint64", "bool"]
+MAPPINGS = [dict] * 6 + [collections.OrderedDict, collections.UserDict, types.MappingProxyType]
+
+
+class Leaf(NamedTuple):
+    """What an array is made of; the same leaf gives equal arrays in memory of their own."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    layout: str
+    values: str
+    seed: int
+
+    def make(self):
+        values = draw_values(self.shape, self.dtype, self.values, self.seed)
+        return values[()].item() if self.layout == "float" else lay_out(values, self.layout)
+
+
+def draw_values(shape, dtype, values, seed):
+    rng = np.random.default_rng(seed)
+    if np.dtype(dtype).kind != "f":
+        return rng.integers(0, 100, shape).astype(dtype)
+    info = np.finfo(dtype)
+    x = np.asarray(rng.standard_normal(shape) * 10.0 ** rng.integers(-6, 3, shape), dtype)
+    if values == "zero":
+        return x * 0
+    if values == "tiny":
+        return np.asarray(x * info.tiny, dtype)
+    if values == "huge":
+        return np.asarray(np.clip(x, -1, 1) * info.max, dtype)
+    if values == "special":
+        choices = [0.0, -0.0, 1.0, np.nan, np.inf, -np.inf, info.max, info.tiny]
+        choices += [-info.smallest_subnormal]
+        return np.asarray(rng.choice(np.array(choices, dtype), shape))
+    return x
+
+
+def lay_out(values, layout):
+    """Return an array of equal values in memory of that layout; what is around it is 7."""
+    shape, dtype = values.shape, values.dtype
+    if layout in NUMBERS:
+        return values[()]
+    if layout == "F":
+        array = np.empty(shape, dtype, order="F")
+    elif layout == "sliced":
+        wide = np.full([2 * n + 1 for n in shape], 7, dtype)
+        array = wide[(..., *(slice(1, None, 2) for _ in shape))]
+    elif layout == "cut":
+        wide = np.full([n + 3 for n in shape], 7, dtype)
+        array = wide[(..., *(slice(1, n + 1) for n in shape))]
+    elif layout == "transposed":
+        array = np.empty(shape[::-1], dtype).T
+    elif layout == "backwards":
+        array = np.empty(shape, dtype)[(..., *(slice(None, None, -1) for _ in shape))]
+    elif layout == "swapped":
+        array = np.empty(shape, dtype.newbyteorder())
+    elif layout == "unaligned":
+        memory = np.full(values.nbytes + 1, 7, np.uint8)
+        array = memory[1:].view(dtype).reshape(shape)
+    else:
+        array = np.empty(shape, dtype)
+    array[...] = values
+    return array
+
+
+any_shape = st.sampled_from(SHAPES)
+
+
+@st.composite
+def leaves(draw, plain, shapes=any_shape):
+    """Draw a parameter: an array, or sometimes a plain number unless all are to be plain arrays."""
+    shape, dtype = draw(shapes), draw(st.sampled_from(["float32", "float64"]))
+    layout = draw(st.sampled_from(PLAIN_LAYOUTS if plain else LAYOUTS))
+    if shape == () and not plain and draw(st.booleans()):
+        layout = draw(st.sampled_from([*NUMBERS]))
+        dtype = "float32" if layout == "float32" else "float64"
+    values, seed = draw(st.sampled_from(["ordinary"] * 4 + VALUES)), draw(st.integers(0, 2**32))
+    return Leaf(shape, dtype, layout, values, seed)
+
+
+@st.composite
+def gradients(draw, plain, p, may_be_none=True):
+    """Draw a gradient for a parameter: a leaf, of its dtype and layout if plain, or None."""
+    if may_be_none and draw(st.integers(0, 9)) == 9:
+        return None
+    dtype = np.asarray(p).dtype.newbyteorder("=").name
+    layout = "C" if not isinstance(p, np.ndarray) or p.flags.c_contiguous else "F"
+    if not plain:
+        dtype = draw(st.sampled_from([dtype, *GRAD_DTYPES]))
+        layout = draw(st.sampled_from(LAYOUTS))
+        if np.shape(p) == () and dtype == "float64" and draw(st.booleans()):
+            layout = "float"
+    values, seed = draw(st.sampled_from(["ordinary"] * 6 + VALUES)), draw(st.integers(0, 2**32))
+    return Leaf(np.shape(p), dtype, layout, values, seed)
+
+
+def root(array):
+    """Return the array that owns the memory."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
+
+
+def assert_same_bits(ours, theirs, what):
+    """Check equality of type, shape, dtype, values and signs of zeros; NaN is NaN."""
+    assert type(ours) is type(theirs), what
+    if ours is None:
+        return
+    ours, theirs = np.asarray(ours), np.asarray(theirs)
+    assert_array_equal(ours, theirs, err_msg=str(what), strict=True)
+    if ours.dtype.kind == "f":
+        signs = [np.signbit(a) & ~np.isnan(a) for a in (ours, theirs)]
+        assert_array_equal(*signs, err_msg=f"signs of zeros of {what}")
+
+
+class World:
+    """An optimizer and what it has stepped over."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+        self.params: dict[Any, Any] = {}
+        self.grads: dict[Any, Any] = {}
+
+    def states(self):
+        return {name: getattr(self.optimizer, name) for name in self.optimizer._state_names}
+
+    def gradient_bytes(self):
+        """Return the bytes of all gradients that are not parameters, too."""
+        written = {id(p) for p in self.params.values()}
+        return {
+            key: g.tobytes()
+            for key, g in self.grads.items()
+            if isinstance(g, np.ndarray) and id(g) not in written
+        }
+
+    def update(self, as_params=dict, as_grads=dict):
+        """Take a step; return the exception if there was one, after which nothing has changed."""
+        params = self.params if as_params is dict else as_params(self.params)
+        grads = self.grads if as_grads is dict else as_grads(self.grads)
+        before, grads_before = snapshot(self.optimizer, params, grads), self.gradient_bytes()
+        error = None
+        try:
+            self.optimizer.update(params, grads)
+        except (KeyError, TypeError, ValueError) as caught:
+            error = caught
+            assert_unchanged(before, self.optimizer, params, grads)
+        if as_params in (collections.OrderedDict, collections.UserDict):
+            self.params.update(params)  # plain numbers were replaced in the copy
+        assert self.gradient_bytes() == grads_before, "a gradient was written"
+        return error
+
+
+def assert_same_worlds(ours, theirs):
+    assert [*ours.params] == [*theirs.params]
+    for key, p in theirs.params.items():
+        assert_same_bits(ours.params[key], p, f"parameter {key!r}")
+        if isinstance(p, np.ndarray) and root(p).dtype == p.dtype:
+            assert_same_bits(root(ours.params[key]), root(p), f"what is around {key!r}")
+    our_states, their_states = ours.states(), theirs.states()
+    for name, states in their_states.items():
+        assert our_states[name].keys() == states.keys()
+        for key, state in states.items():
+            assert_same_bits(our_states[name][key], state, f"{name}[{key!r}]")
+    assert getattr(ours.optimizer, "iter", 0) == getattr(theirs.optimizer, "iter", 0)
+    assert repr(ours.optimizer) == repr(theirs.optimizer)
+
+
+class History:
+    """Two worlds to which the same things happen."""
+
+    def __init__(self, row, data):
+        self.row, self.data = row, data
+        self.plain = self.draw(st.booleans())
+        self.worlds = World(row.compiled()), World(row.twin())
+        self.ours, self.theirs = self.worlds
+
+    def draw(self, strategy):
+        return self.data.draw(strategy)
+
+    def draw_key(self, wanted=lambda p: True):
+        """Draw a key whose parameter is of the wanted kind; None if there is none."""
+        keys = [key for key, p in self.ours.params.items() if wanted(p)]
+        return self.draw(st.sampled_from(keys)) if keys else None
+
+    def bind(self, name, key, leaf):
+        """Put equal arrays into both worlds' `params` or `grads`."""
+        for world in self.worlds:
+            getattr(world, name)[key] = None if leaf is None else leaf.make()
+
+    def step(self, error=None, as_params=dict, as_grads=dict):
+        """Take the step in both worlds; it must go well or fail with that exception in both."""
+        errors = [world.update(as_params, as_grads) for world in self.worlds]
+        for caught in errors:
+            assert type(caught) is (error or type(None)), repr(caught)
+        assert_same_worlds(*self.worlds)
+
+    def step_or_overlap(self, must_refuse):
+        """Take a step over memory that overlaps: the twin's result, or an error that says so."""
+        error = self.ours.update()
+        if error is not None:
+            assert type(error) is ValueError
+            assert "overlap in memory" in str(error)
+            return
+        assert not must_refuse
+        assert self.theirs.update() is None
+        assert_same_worlds(*self.worlds)
+
+    def draw_gradients(self, may_be_none=True):
+        for world in self.worlds:
+            world.grads = {}
+        for key, p in self.ours.params.items():
+            self.bind("grads", key, self.draw(gradients(self.plain, p, may_be_none)))
+
+    def forget(self, key):
+        """Delete the state of a key in both worlds, so that it starts at zero again."""
+        for world in self.worlds:
+            for states in world.states().values():
+                states.pop(key, None)
+
+
+# --- what may happen between steps; each leaves worlds that can be stepped ---
+
+
+def add(history):
+    keys = [key for key in KEYS if key not in history.ours.params]
+    if keys:
+        key, leaf = history.draw(st.sampled_from(keys)), history.draw(leaves(history.plain))
+        history.forget(key)
+        history.bind("params", key, leaf)
+
+
+def remove(history):
+    key = history.draw_key()
+    for world in history.worlds:
+        world.params.pop(key, None)
+
+
+def rebind(history):
+    key = history.draw_key()
+    if key is None:
+        return
+    p = history.ours.params[key]
+    leaf = history.draw(leaves(history.plain, st.just(np.shape(p))))
+    dtype = np.asarray(p).dtype.newbyteorder("=").name
+    if leaf.layout in NUMBERS and leaf.dtype != dtype:
+        leaf = leaf._replace(layout="C")
+    history.bind("params", key, leaf._replace(dtype=dtype))
+
+
+def resize(history):
+    """Replace a parameter by one of another shape or dtype, which no longer fits its state."""
+    key = history.draw_key()
+    if key is None:
+        return
+    old, leaf = np.asarray(history.ours.params[key]), history.draw(leaves(history.plain))
+    fits = leaf.shape == old.shape and leaf.dtype == old.dtype.newbyteorder("=").name
+    has_state = any(key in states for states in history.theirs.states().values())
+    history.bind("params", key, leaf)
+    history.draw_gradients(may_be_none=False)
+    history.step(ValueError if has_state and not fits else None)
+    if not fits:
+        history.forget(key)
+
+
+def forget_one(history):
+    key = history.draw_key()
+    if key is not None:
+        history.forget(key)
+
+
+def set_hyperparameter(history):
+    name = history.draw(st.sampled_from([*history.row.settings, "lr", "iter"]))
+    value = history.draw(st.sampled_from([0.0, 1e-45, 0.3, 0.5, 0.9, 0.999]))
+    for world in history.worlds:
+        if name != "iter":
+            setattr(world.optimizer, name, value)
+        elif hasattr(world.optimizer, "iter"):
+            world.optimizer.iter = int(1000 * value)
+
+
+def replace_optimizer(history):
+    how = history.draw(
+        st.sampled_from([copy.copy, copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])
+    )
+    for world in history.worlds:
+        world.optimizer = how(world.optimizer)
+
+
+def lay_states_out(history):
+    """Put a state into memory of another layout, as one that was loaded may be."""
+    key, layout = history.draw_key(), history.draw(st.sampled_from(LAYOUTS))
+    for world in history.worlds:
+        for states in world.states().values():
+            if key in states:
+                states[key] = lay_out(np.array(states[key]), layout)
+
+
+def reorder(history):
+    for world in history.worlds:
+        world.params = dict(reversed(world.params.items()))
+
+
+def change_threads(history):
+    fastopt.set_num_threads(history.draw(st.integers(1, 3)))
+
+
+EVENTS = [
+    add, remove, rebind, resize, forget_one, set_hyperparameter, replace_optimizer,
+    lay_states_out, reorder, change_threads,
+]  # fmt: skip
+
+
+# --- ways to step ---
+
+
+def step(history):
+    history.draw_gradients()
+    history.step()
+
+
+def step_again(history):
+    """Step over known memory."""
+    history.draw_gradients()
+    for _ in range(history.draw(st.integers(1, 3))):
+        history.step()
+
+
+def step_over_mappings(history):
+    history.draw_gradients()
+    as_params, as_grads = (history.draw(st.sampled_from(MAPPINGS)) for _ in range(2))
+    grads = history.ours.grads
+    numbers = any(
+        not isinstance(p, np.ndarray) and grads[key] is not None
+        for key, p in history.ours.params.items()
+    )
+    refuses = as_params is types.MappingProxyType and numbers
+    history.step(TypeError if refuses else None, as_params, as_grads)
+
+
+def step_over_shared_gradients(history):
+    """Gradients may share memory, and a parameter may be its own."""
+    history.draw_gradients()
+    key = history.draw_key(lambda p: isinstance(p, np.ndarray))
+    for world in history.worlds:
+        if key is not None:
+            world.grads[key] = world.params[key]
+        others = [k for k, g in world.grads.items() if isinstance(g, np.ndarray) and k != key]
+        for first, second in itertools.pairwise(others):
+            if np.shape(world.params[second]) == world.grads[first].shape:
+                world.grads[second] = world.grads[first]
+    history.step()
+
+
+# --- ways to spoil a step: each returns the exception that must follow, or None to let it be ---
+
+
+def spoil_gradient(history, change, error, wanted=lambda p: True):
+    key = history.draw_key(wanted)
+    if key is None:
+        return None
+    for world in history.worlds:
+        change(world.grads, key, np.asarray(world.params[key]))
+    return error
+
+
+def no_gradient(history):
+    return spoil_gradient(history, lambda grads, key, p: grads.pop(key), KeyError)
+
+
+def gradient_of_another_shape(history):
+    extra = history.draw(st.integers(1, 2))
+
+    def change(grads, key, p):
+        grads[key] = np.ones((extra, *p.shape)) if extra == 1 else np.ones((*p.shape, 2))
+
+    return spoil_gradient(history, change, ValueError)
+
+
+def gradient_cut_short(history):
+    def change(grads, key, p):
+        grads[key] = np.ones((len(p) - 1, *p.shape[1:]), p.dtype.newbyteorder("="))
+
+    return spoil_gradient(history, change, ValueError, lambda p: np.ndim(p) and len(p))
+
+
+def gradient_that_would_broadcast(history):
+    def change(grads, key, p):
+        grads[key] = np.ones((1,) * p.ndim)
+
+    return spoil_gradient(history, change, ValueError, lambda p: np.size(p) != 1)
+
+
+def gradient_of_another_kind(history):
+    dtype = history.draw(st.sampled_from(["complex64", "object", "U3", "M8[s]", "f8,f8", "V4"]))
+    return spoil_gradient(
+        history, lambda grads, key, p: grads.update({key: np.zeros(p.shape, dtype)}), TypeError
+    )
+
+
+def gradient_that_is_no_array(history):
+    value = history.draw(st.sampled_from([[1.0], "g", 1j, {}, (0.0,)]))
+    return spoil_gradient(history, lambda grads, key, p: grads.update({key: value}), TypeError)
+
+
+def parameter_of_another_kind(history):
+    dtype = history.draw(
+        st.sampled_from(["i8", "?", "c16", "O", "U3", "f2", "f8,f8", "g", "M8[s]"])
+    )
+    as_number = history.draw(st.sampled_from([None, 1, True, 1j, "p", [1.0], np.int8(1)]))
+    key = history.draw_key()
+    if key is None:
+        return None
+    for world in history.worlds:
+        shape = np.shape(world.params[key])
+        # object arrays of one object, which compares by what it is
+        world.params[key] = np.zeros(shape, dtype) if as_number is None else as_number
+    return TypeError
+
+
+def read_only_parameter(history):
+    key = history.draw_key(lambda p: isinstance(p, np.ndarray))
+    if key is None:
+        return None
+    for world in history.worlds:
+        world.params[key] = world.params[key].view()
+        world.params[key].flags.writeable = False
+    return ValueError
+
+
+def spoil_state(history, change, error):
+    keys = [k for k in history.ours.params if any(k in s for s in history.ours.states().values())]
+    if not keys:
+        return None
+    key = history.draw(st.sampled_from(keys))
+    name = history.draw(st.sampled_from(history.row.states))
+    for world in history.worlds:
+        world.states()[name][key] = change(world.states()[name][key])
+    return error
+
+
+def state_of_another_shape(history):
+    return spoil_state(history, lambda state: np.zeros((2, *state.shape), state.dtype), ValueError)
+
+
+def state_of_another_dtype(history):
+    def change(state):
+        return np.zeros(state.shape, "f4" if state.dtype.itemsize == 8 else "f8")
+
+    return spoil_state(history, change, ValueError)
+
+
+def read_only_state(history):
+    def change(state):
+        state = state.copy()
+        state.flags.writeable = False
+        return state
+
+    return spoil_state(history, change, ValueError)
+
+
+def state_that_is_no_array(history):
+    return spoil_state(history, operator.methodcaller("tolist"), TypeError)
+
+
+SPOILS = [
+    no_gradient, gradient_of_another_shape, gradient_cut_short, gradient_that_would_broadcast,
+    gradient_of_another_kind, gradient_that_is_no_array, parameter_of_another_kind,
+    read_only_parameter, state_of_another_shape, state_of_another_dtype, read_only_state,
+    state_that_is_no_array,
+]  # fmt: skip
+
+
+def take_and_give_back(history, spoil_and_step):
+    """Let a spoiled step happen, then put back what the dicts held."""
+    history.draw_gradients(may_be_none=False)
+    history.step()  # what is spoiled is known
+    kept = [
+        (dict(world.params), {name: dict(s) for name, s in world.states().items()})
+        for world in history.worlds
+    ]
+    spoil_and_step()
+    for world, (params, states) in zip(history.worlds, kept, strict=True):
+        world.params.clear()
+        world.params.update(params)
+        for name, own in world.states().items():
+            own.clear()
+            own.update(states[name])
+    assert_same_worlds(*history.worlds)
+
+
+def spoiled_step(history):
+    def spoil_and_step():
+        error = history.draw(st.sampled_from(SPOILS))(history)
+        if error is not None:
+            history.step(error)
+            history.step(error)  # and again: it must not be taken for known
+
+    take_and_give_back(history, spoil_and_step)
+
+
+# --- overlaps: each changes both worlds alike, and tells whether they can't be let pass ---
+
+
+def can_overlap(p):
+    return isinstance(p, np.ndarray) and p.ndim > 0 and p.shape[0] > 1 and p.size > 0
+
+
+def parameter_in_another(history):
+    key = history.draw_key(can_overlap)
+    if key is None:
+        return False
+    for world in history.worlds:
+        part = world.params[key][1:]
+        world.params["part"], world.grads["part"] = part, np.ones(part.shape)
+    return True
+
+
+def gradient_backwards(history):
+    key = history.draw_key(can_overlap)
+    if key is None:
+        return False
+    for world in history.worlds:
+        world.grads[key] = world.params[key][::-1]
+    return True
+
+
+def gradient_in_another_parameter(history):
+    key = history.draw_key(can_overlap)
+    if key is None:
+        return False
+    for world in history.worlds:
+        p = world.params[key]
+        world.params["fresh"], world.grads["fresh"] = np.ones(p.shape, p.dtype), p
+    return False  # the reference's result is as good
+
+
+def gradients_exchanged_with_parameters(history):
+    keys = [key for key, p in history.ours.params.items() if can_overlap(p)]
+    for first, second in itertools.pairwise(keys):
+        for world in history.worlds:
+            p, other = world.params[first], world.params[second]
+            if (p.shape, p.dtype) == (other.shape, other.dtype):
+                world.grads[first], world.grads[second] = other, p
+    return False
+
+
+def gradient_shifted_in_memory(history):
+    key = history.draw_key(lambda p: can_overlap(p) and p.flags.c_contiguous and p.dtype.isnative)
+    if key is None:
+        return False
+    for world in history.worlds:
+        old = world.params[key]
+        memory = np.ones(old.size + 1, old.dtype)
+        world.params[key] = memory[1:].reshape(old.shape)
+        world.grads[key] = np.ones_like(memory)[1:].reshape(old.shape)
+    history.step()  # the next gradient differs from this one in nothing but its memory
+    for world in history.worlds:
+        p = world.params[key]
+        world.grads[key] = root(p)[:-1].reshape(p.shape)
+    return True
+
+
+def state_in_a_parameter(history):
+    key = history.draw_key(can_overlap)
+    if key is None or not history.row.states:
+        return False
+    for world in history.worlds:
+        name = history.row.states[0]
+        world.states()[name]["p"] = world.params[key]
+        fresh = np.ones_like(world.params[key])
+        world.params["p"], world.grads["p"] = fresh, np.ones(fresh.shape)
+        for other in history.row.states[1:]:
+            world.states()[other]["p"] = np.zeros_like(fresh)
+    return True
+
+
+OVERLAPS = [
+    parameter_in_another, gradient_backwards, gradient_in_another_parameter, state_in_a_parameter,
+    gradients_exchanged_with_parameters, gradient_shifted_in_memory,
+]  # fmt: skip
+
+
+def step_over_overlaps(history):
+    history.draw_gradients(may_be_none=False)
+    history.step()
+    overlap = history.draw(st.sampled_from(OVERLAPS))
+    must_refuse = overlap(history)
+    history.step_or_overlap(must_refuse)
+    for key in ("part", "fresh", "p"):
+        history.forget(key)
+        for world in history.worlds:
+            world.params.pop(key, None)
+
+
+STEPS = [step, step_again, step_over_mappings, step_over_shared_gradients]
+REFUSED_STEPS = [spoiled_step, spoiled_step, step_over_overlaps]
+
+
+@every_optimizer
+@given(data=st.data())
+def test_histories_of_compiled_and_twin_are_the_same(row, data):
+    threads = fastopt.get_num_threads()
+    history = History(row, data)
+    try:
+        for _ in range(history.draw(st.integers(1, 5))):
+            add(history)
+        for _ in range(history.draw(st.integers(1, 6))):
+            history.draw(st.sampled_from(STEPS))(history)
+            happening = history.draw(st.sampled_from([EVENTS, REFUSED_STEPS]))
+            history.draw(st.sampled_from(happening))(history)
+        step(history)
+    finally:
+        fastopt.set_num_threads(threads)
+
+
+@every_optimizer
+@settings(max_examples=max(2, settings().max_examples // 30))
+@given(data=st.data())
+def test_histories_of_large_arrays_are_the_same_on_any_number_of_threads(row, data):
+    threads = fastopt.get_num_threads()
+    history = History(row, data)
+    per_float = 4 * (3 + 2 * len(row.states))  # bytes that a step moves for each float32
+    try:
+        n = history.draw(st.integers(1, 3))
+        for key in KEYS[:n]:
+            columns = history.draw(st.sampled_from([1, 7, 64]))
+            rows = 8_400_000 // per_float // n // columns + history.draw(st.integers(1, 999))
+            history.bind(
+                "params", key, history.draw(leaves(history.plain, st.just((rows, columns))))
+            )
+        for _ in range(3):
+            change_threads(history)
+            history.draw(st.sampled_from([step_again, rebind, add, reorder]))(history)
+            history.draw_gradients(may_be_none=False)
+            history.step()
+    finally:
+        fastopt.set_num_threads(threads)

@@ -1,0 +1,266 @@
+"""Flushing subnormal numbers: off by default, on by a switch, never left on, alike on all threads.
+
+The oracle is the twin, computed by NumPy on a thread whose own mode flushes. That mode is set by
+the C library's fesetenv, and read again to see that a step leaves none behind.
+"""
+
+import ctypes
+import doctest
+import importlib
+import platform
+import struct
+import sys
+import threading
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+from optimizer_table import TABLE, every_dtype, every_optimizer
+from test_instruction_sets import run
+from test_optimizers import assert_same
+
+import fastopt
+from fastopt import _core, _subnormals
+
+# where fenv_t holds the control register, its bits that flush, and those of the rounding upwards
+REGISTERS = {"x86_64": (28, 0x8040, 0x4000), "aarch64": (0, 1 << 24, 1 << 22)}
+CONTROL = {"x86_64": 0xFFC0, "aarch64": 0xFFFFFFFF}  # without the flags of what has happened
+
+can_flush = pytest.mark.skipif(
+    not _core.can_flush_subnormals, reason="this processor can't flush subnormal numbers"
+)
+can_set_mode = pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() not in REGISTERS,
+    reason="where this system's fenv_t holds the control register is not known here",
+)
+
+
+@pytest.fixture(autouse=True)
+def _as_before():
+    threads = fastopt.get_num_threads()
+    yield
+    fastopt.set_num_threads(threads)
+    fastopt.set_flush_subnormals(False)
+
+
+def environment():
+    buffer = ctypes.create_string_buffer(64)
+    assert ctypes.CDLL(None).fegetenv(buffer) == 0
+    return buffer
+
+
+def mode():
+    """Return the control bits of the calling thread's register."""
+    machine = platform.machine()
+    return struct.unpack_from("I", environment(), REGISTERS[machine][0])[0] & CONTROL[machine]
+
+
+@contextmanager
+def computing(kind):
+    """Let the calling thread flush subnormal numbers, or round upwards."""
+    before, changed = environment(), environment()
+    offset, flush, upward = REGISTERS[platform.machine()]
+    register = struct.unpack_from("I", changed, offset)[0]
+    struct.pack_into("I", changed, offset, register | (flush if kind == "flush" else upward))
+    set_environment = ctypes.CDLL(None).fesetenv
+    set_environment(changed)
+    try:
+        yield
+    finally:
+        set_environment(before)
+
+
+def world(dtype, size, seed=0):
+    """Return parameters and gradients around the end of the normal range, and ordinary ones."""
+    rng = np.random.default_rng(seed)
+    tiny = np.finfo(dtype).tiny
+    near = rng.standard_normal(size) * 10.0 ** rng.integers(-3, 3, size)
+    p = (near * tiny).astype(dtype)
+    p[::3] = rng.standard_normal(p[::3].shape)
+    g = (rng.permutation(near) * tiny).astype(dtype)
+    g[::5] = rng.standard_normal(g[::5].shape)
+    roots = np.sqrt(np.abs(near) * tiny).astype(dtype)  # their squares are subnormal
+    g[::7] = roots[::7]
+    return {"p": p, "q": p[::-1].copy()}, {"p": g, "q": np.zeros_like(g)}
+
+
+def step_both(row, dtype, size, steps, twin_mode):
+    """Step twin and compiled over the same; return both, and what they stepped over."""
+    if size == "large":  # just enough for the two arrays to be shared out to the workers
+        size = 4_100_000 // (np.dtype(dtype).itemsize * (3 + 2 * len(row.states)))
+    ours, grads = world(dtype, size)
+    theirs, _ = world(dtype, size)
+    compiled, twin = row.compiled(**row.settings), row.twin(**row.settings)
+    for _ in range(steps):
+        compiled.update(ours, grads)
+        if twin_mode is None:
+            twin.update(theirs, grads)
+        else:
+            with computing(twin_mode):
+                twin.update(theirs, grads)
+    return compiled, twin, ours, theirs
+
+
+def n_subnormal(arrays):
+    return sum(int(np.sum((a != 0) & (np.abs(a) < np.finfo(a.dtype).tiny))) for a in arrays)
+
+
+def arrays_of(row, optimizer, params):
+    return [
+        *params.values(),
+        *(s for name in row.states for s in getattr(optimizer, name).values()),
+    ]
+
+
+@can_flush
+@can_set_mode
+@every_optimizer
+@every_dtype
+@pytest.mark.parametrize(("size", "threads"), [(533, 1), (60_000, 1), ("large", 3)])
+def test_flushing_gives_what_numpy_gives_when_it_flushes(row, dtype, size, threads):
+    fastopt.set_num_threads(threads)
+    fastopt.set_flush_subnormals(True)
+    compiled, twin, ours, theirs = step_both(row, dtype, size, steps=3, twin_mode="flush")
+    assert_same(row, compiled, twin, ours, theirs)
+    assert n_subnormal(arrays_of(row, compiled, ours)) == 0
+    for key, p in theirs.items():
+        assert_array_equal(np.signbit(ours[key]), np.signbit(p))
+
+
+@can_flush
+@every_optimizer
+@every_dtype
+@pytest.mark.parametrize(("size", "threads"), [(533, 1), ("large", 3)])
+def test_bits_are_numpys_again_when_switched_off(row, dtype, size, threads):
+    fastopt.set_num_threads(threads)
+    fastopt.set_flush_subnormals(True)
+    step_both(row, dtype, size, steps=1, twin_mode=None)
+    fastopt.set_flush_subnormals(False)
+    compiled, twin, ours, theirs = step_both(row, dtype, size, steps=3, twin_mode=None)
+    assert_same(row, compiled, twin, ours, theirs)
+    assert n_subnormal(arrays_of(row, compiled, ours)) > 0
+
+
+@can_flush
+@every_dtype
+@pytest.mark.parametrize("size", [5, 60_000, 700_001])
+def test_nothing_is_left_on_in_the_calling_thread(dtype, size):
+    fastopt.set_num_threads(3)
+    fastopt.set_flush_subnormals(True)
+    subnormal = np.array([np.finfo(dtype).smallest_subnormal] * 40, dtype) * 9
+    before = subnormal * np.asarray(3, dtype) - subnormal / np.asarray(2, dtype)
+    assert n_subnormal([before]) == 40
+    known_mode = mode() if not can_set_mode.args[0] else None
+    for row in TABLE:
+        optimizer, (params, grads) = row.compiled(), world(dtype, size)
+        for _ in range(2):  # a step that is checked, and one that is known
+            optimizer.update(params, grads)
+            after = subnormal * np.asarray(3, dtype) - subnormal / np.asarray(2, dtype)
+            assert_array_equal(after, before, strict=True)
+        with pytest.raises(KeyError):
+            optimizer.update(params, {})
+        if known_mode is not None:
+            assert mode() == known_mode
+
+
+@can_set_mode
+@every_optimizer
+@every_dtype
+@pytest.mark.parametrize("kind", ["flush", "upward"])
+@pytest.mark.parametrize(("size", "threads"), [(533, 1), ("large", 3)])
+def test_workers_compute_as_the_calling_thread_does(row, dtype, kind, size, threads):
+    fastopt.set_num_threads(threads)
+    step_both(row, dtype, size, steps=1, twin_mode=None)  # the workers begin in another mode
+    plain, _, ordinary, _ = step_both(row, dtype, size, steps=2, twin_mode=None)
+    with computing(kind):
+        inside = mode()
+        compiled, twin, ours, theirs = step_both(row, dtype, size, steps=2, twin_mode=kind)
+        assert mode() == inside
+    assert_same(row, compiled, twin, ours, theirs)
+    pairs = zip(arrays_of(row, compiled, ours), arrays_of(row, plain, ordinary), strict=True)
+    assert any(np.any(a != b) for a, b in pairs)  # the mode does matter here
+
+
+@can_flush
+def test_ordinary_numbers_are_untouched():
+    for flush in (True, False):
+        fastopt.set_flush_subnormals(flush)
+        for row in TABLE:
+            params, twin_params = ({"p": np.linspace(1, 2, 99)} for _ in range(2))
+            compiled, twin = row.compiled(), row.twin()
+            for _ in range(3):
+                compiled.update(params, {"p": np.linspace(-3, 4, 99)})
+                twin.update(twin_params, {"p": np.linspace(-3, 4, 99)})
+            assert_same(row, compiled, twin, params, twin_params)
+
+
+@can_flush
+def test_threads_that_step_at_once_agree():
+    fastopt.set_num_threads(2)
+    fastopt.set_flush_subnormals(True)
+    want, grads = world("float32", 700_001)
+    fastopt.Adam().update(want, grads)
+    got = [world("float32", 700_001)[0] for _ in range(4)]
+    after, leaks = [], np.array([5e-324])
+
+    def work(params):
+        fastopt.Adam().update(params, grads)
+        after.append(leaks * 2)
+
+    threads = [threading.Thread(target=work, args=(params,)) for params in got]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for params in got:
+        assert_array_equal(params["p"], want["p"])
+    assert_array_equal(after, [[1e-323]] * 4)
+
+
+def test_settings():
+    assert fastopt.get_flush_subnormals() is False
+    assert fastopt.show_config("dicts")["kernels"]["flush_subnormals"] is False
+    for bad in (1, 0, "1", None, np.ones(1, bool)):
+        with pytest.raises(TypeError, match="True or False"):
+            fastopt.set_flush_subnormals(bad)
+    fastopt.set_flush_subnormals(np.False_)
+    assert fastopt.get_flush_subnormals() is False
+
+
+@can_flush
+def test_switch_is_seen():
+    for flush in (True, np.True_):
+        fastopt.set_flush_subnormals(flush)
+        assert fastopt.get_flush_subnormals() is True
+        assert fastopt.show_config("dicts")["kernels"]["flush_subnormals"] is True
+        fastopt.set_flush_subnormals(False)
+    assert doctest.testmod(importlib.import_module("fastopt._subnormals")).failed == 0
+
+
+def test_a_processor_that_can_not_says_so(monkeypatch):
+    monkeypatch.setattr(_core, "can_flush_subnormals", False)
+    with pytest.raises(NotImplementedError, match="can't be flushed"):
+        fastopt.set_flush_subnormals(True)
+    fastopt.set_flush_subnormals(False)
+    assert fastopt.get_flush_subnormals() is False
+
+
+def test_environment_sets_it():
+    for text, want in (("", False), ("0", False), (" 1 ", True)):
+        environ = {"FASTOPT_FLUSH_SUBNORMALS": text}
+        assert _subnormals.initial_flush_subnormals(environ) is want
+    assert _subnormals.initial_flush_subnormals({}) is False
+    for bad in ("2", "true", "-1"):
+        with pytest.raises(ValueError, match=f"FASTOPT_FLUSH_SUBNORMALS={bad} must be 0 or 1"):
+            _subnormals.initial_flush_subnormals({"FASTOPT_FLUSH_SUBNORMALS": bad})
+
+
+@can_flush
+def test_environment_reaches_the_kernels():
+    code = (
+        "import numpy as np, fastopt; p = {'p': np.array([1e-310])};"
+        "fastopt.SGD().update(p, {'p': np.zeros(1)}); print(p['p'][0])"
+    )
+    assert run(code, FASTOPT_FLUSH_SUBNORMALS="1").stdout == "0.0\n"
+    assert run(code, FASTOPT_FLUSH_SUBNORMALS="0").stdout == "1e-310\n"

@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 
 from fastopt import _pool
+from fastopt._cores import usable_cores
 
 __all__ = ["get_num_threads", "set_num_threads"]
 
@@ -33,9 +34,10 @@ def set_num_threads(n: int) -> None:
 
     Notes
     -----
-    The default is the number of cores that this process may use, or the environment variable
-    FASTOPT_NUM_THREADS. The matrix products of layers and nets run on BLAS's own threads, which its
-    own variable sets (OPENBLAS_NUM_THREADS, before the first layer is made).
+    The default is the environment variable FASTOPT_NUM_THREADS, or else the number of cores that
+    this process may use, by its affinity mask and the CPU quota of its container. The matrix
+    products of layers and nets run on BLAS's own threads, which its own variable sets
+    (OPENBLAS_NUM_THREADS, before the first layer is made).
     """
     try:
         number = operator.index(n)
@@ -49,13 +51,6 @@ def set_num_threads(n: int) -> None:
 def get_num_threads() -> int:
     """Return how many threads one step of an optimizer may use, the calling one included."""
     return _pool.get_num_threads()
-
-
-def usable_cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def initial_num_threads(environ: Mapping[str, str]) -> int:

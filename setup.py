@@ -40,6 +40,18 @@ VARIANT_FLAGS = {
 }
 X86_64 = "defined(__x86_64__) || defined(_M_X64)"
 
+# For .ci/sanitize, which builds in a copy of the sources and an environment of its own.
+# FASTOPT_DEBUG=1: Cython's checks and the core's assertions. FASTOPT_SANITIZE: a sanitizer of gcc
+# and clang, with or without them.
+DEBUG = os.environ.get("FASTOPT_DEBUG", "0") != "0"
+DEBUG_FLAGS = {"unix": ["-O1", "-g", "-fno-omit-frame-pointer"], "msvc": ["/Od", "/Zi"]}
+SANITIZERS = {
+    "address": ["-fsanitize=address"],
+    "undefined": ["-fsanitize=undefined,float-cast-overflow", "-fno-sanitize-recover=all"],
+    "thread": ["-fsanitize=thread"],
+}
+SANITIZE = SANITIZERS[os.environ["FASTOPT_SANITIZE"]] if "FASTOPT_SANITIZE" in os.environ else []
+
 MODULES = ["_cpu", "_pool", "_kernels_baseline", "_core", "_layers", *VARIANT_FLAGS]
 INCLUDED = sorted(str(path) for path in Path("csrc").glob("*.px[di]"))
 
@@ -65,6 +77,8 @@ class BuildExt(build_ext):
         ]
         for extension in self.extensions:
             extension.extra_compile_args += common + variants.get(last_name(extension), [])
+            extension.extra_compile_args += (DEBUG_FLAGS[kind] if DEBUG else []) + SANITIZE
+            extension.extra_link_args += SANITIZE
         super().build_extensions()
 
     def exact_flags(self, kind):
@@ -132,21 +146,23 @@ def extension(name):
         [f"csrc/{name}.pyx"],
         include_dirs=[np.get_include()],
         depends=INCLUDED,  # else an edit of an included file goes unseen
-        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
+        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION"), ("NDEBUG", None)],
+        undef_macros=["NDEBUG"] if DEBUG else [],
     )
 
 
 setup(
     ext_modules=cythonize(
         [extension(name) for name in MODULES],
-        build_dir="build/cython",
+        build_dir="build/cython-debug" if DEBUG else "build/cython",
         include_path=["csrc"],
         compiler_directives={
             "language_level": 3,
-            "boundscheck": False,
+            "boundscheck": DEBUG,
             "wraparound": False,
             "cdivision": True,
-            "initializedcheck": False,
+            "initializedcheck": DEBUG,
+            "nonecheck": DEBUG,
             "freethreading_compatible": True,
         },
     ),

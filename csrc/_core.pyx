@@ -66,7 +66,12 @@ cdef extern from "numpy/arrayobject.h" nogil:
     bint PyArray_ISNBO(char byteorder) noexcept
     bint PyArray_CheckExact(PyObject*) noexcept
 
+cdef extern from "assert.h" nogil:
+    # C's own: aborts in a debug build (setup.py), costs nothing in any other
+    void check_that "assert"(bint) noexcept
+
 cdef extern from "Python.h":
+    Py_ssize_t Py_REFCNT(PyObject*) noexcept
     bint PyUnicode_CheckExact(PyObject*) noexcept
     int PyUnicode_Compare(PyObject*, PyObject*) noexcept
 
@@ -130,7 +135,8 @@ cdef struct Operand:
     PyObject* array   # the array to read or update; for a plain number its 0-d copy. Owned during a
     #                   checked step, borrowed during a known one, stale between steps
     PyObject* packed  # owned or NULL: the contiguous copy that stands in for it
-    char* data        # what the kernel works on; NULL for a state that the rule does not have
+    char* data        # what the kernel works on; for a state that the rule does not have, what it
+    #                   never looks at
     char* low         # first byte it occupies in memory, and the one behind its last
     char* high
     int flags         # NumPy's
@@ -346,11 +352,13 @@ cdef class Stepper:
         cdef bint is_awake
         cdef float_mode before = get_float_mode()
         cdef float_mode mode = before | FLUSH if load(&flushes) else before
+        check_that(self.is_consistent())
         if self.bytes_moved < GIL_BYTES:
             self.run(c, mode)
             return 0
         if not self.owns_references:
             self.own_references()
+        check_that(self.owns_references)
         context = Step(self.rule, c, self.jobs, mode)
         phase = Phase(run_job, self.n_jobs, False)
         is_awake = pool.is_awake()
@@ -363,6 +371,25 @@ cdef class Stepper:
             else:
                 self.run(c, mode)
         return 0
+
+    cdef bint is_consistent(self) noexcept:
+        """Tell whether what the kernels are about to touch is what the arrays occupy."""
+        cdef Py_ssize_t i, extent
+        cdef int k
+        cdef Entry* entry
+        cdef Operand* operand
+        for i in range(self.n_entries):
+            entry = &self.entries[i]
+            extent = entry.size * (8 if entry.is_double else 4)
+            for k in range(self.n_operands):
+                operand = &entry.operands[k]
+                if operand.array == NULL or Py_REFCNT(operand.array) <= 0:
+                    return False
+                if operand.packed == NULL and (
+                    operand.low != operand.data or operand.high != operand.data + extent
+                ):
+                    return False
+        return True
 
     cdef bint is_plain(self) noexcept:
         """Tell whether the entries can be recognised in a later step."""
@@ -449,6 +476,7 @@ cdef class Stepper:
         cdef Entry* entry
         self.reserve(PyDict_Size(items))
         while PyDict_Next(items, &position, &key, &value):
+            check_that(self.n_entries < self.capacity)
             entry = &self.entries[self.n_entries]
             self.n_entries += 1
             memset(entry, 0, sizeof(Entry))
@@ -567,6 +595,8 @@ cdef class Stepper:
                 entry.is_packed = True
                 a = <PyArrayObject*> entry.operands[k].packed
             entry.operands[k].data = <char*> PyArray_DATA(a)
+        for k in range(self.n_operands, <int> MAX_OPERANDS):
+            entry.operands[k].data = entry.operands[PARAM].data
         entry.head = unaligned_head(entry)
         return 0
 
@@ -610,9 +640,11 @@ cdef class Stepper:
                 if k == GRAD:
                     continue
                 operand = &self.entries[i].operands[k]
+                check_that(n < self.capacity * (1 + self.rule.n_states))
                 self.written[n] = Span(operand.low, operand.high, i, k)
                 n += 1
-        qsort(self.written, n, sizeof(Span), compare_spans)
+        if n > 1:
+            qsort(self.written, n, sizeof(Span), compare_spans)
         for i in range(n):
             j = i + 1
             while j < n and self.written[j].low < self.written[i].high:
@@ -672,9 +704,7 @@ cdef class Stepper:
         return (
             PyArray_DATA(p) == PyArray_DATA(g)
             and PyArray_DESCR(p).type_num == PyArray_DESCR(g).type_num
-            and memcmp(
-                PyArray_STRIDES(p), PyArray_STRIDES(g), PyArray_NDIM(p) * sizeof(cnp.npy_intp)
-            ) == 0
+            and is_same(PyArray_STRIDES(p), PyArray_STRIDES(g), PyArray_NDIM(p))
         )
 
     cdef bint share_memory(self, Py_ssize_t i, int k, Py_ssize_t j, int m) except -1:
@@ -734,6 +764,7 @@ cdef class Stepper:
             first = 0
             while first < entry.size:
                 size = min(CHUNK + (entry.head if first == 0 else 0), entry.size - first)
+                check_that(self.n_jobs < self.jobs_capacity)
                 self.jobs[self.n_jobs] = Job(entry, first, size)
                 self.n_jobs += 1
                 first += size
@@ -838,6 +869,9 @@ cdef inline void call_kernel_at(
     const Rule* rule, const double* c, Entry* entry, Py_ssize_t first, Py_ssize_t size,
 ) noexcept nogil:
     cdef Operand* o = entry.operands
+    check_that(first >= 0)
+    check_that(size >= 0)
+    check_that(size <= entry.size - first)
     if entry.is_double:
         rule.float64(
             c, size,
@@ -973,9 +1007,13 @@ cdef inline bint is_native(PyArrayObject* a, int type_num) noexcept:
 
 cdef bint has_same_shape(PyArrayObject* a, PyArrayObject* b) noexcept:
     cdef int ndim = PyArray_NDIM(a)
-    return ndim == PyArray_NDIM(b) and memcmp(
-        PyArray_DIMS(a), PyArray_DIMS(b), ndim * sizeof(cnp.npy_intp)
-    ) == 0
+    return ndim == PyArray_NDIM(b) and is_same(PyArray_DIMS(a), PyArray_DIMS(b), ndim)
+
+
+cdef bint is_same(const cnp.npy_intp* a, const cnp.npy_intp* b, int n) noexcept:
+    """Compare dimensions or strides; those of a 0-d array are NULL, which memcmp may not be given.
+    """
+    return n == 0 or memcmp(a, b, n * sizeof(cnp.npy_intp)) == 0
 
 
 cdef Py_ssize_t count(PyArrayObject* a) noexcept:

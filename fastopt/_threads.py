@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 
 from fastopt import _pool
+from fastopt._cores import usable_cores
 
 __all__ = ["get_num_threads", "set_num_threads"]
 
@@ -36,8 +37,8 @@ def set_num_threads(n: int) -> None:
 
     Notes
     -----
-    The default is the number of cores that this process may use, or the environment variable
-    FASTOPT_NUM_THREADS.
+    The default is the environment variable FASTOPT_NUM_THREADS, or else the number of cores that
+    this process may use, by its affinity mask and the CPU quota of its container.
 
     The matrix products of `Affine` and the nets count: a thread that asks BLAS for a product does
     it alone, and fastopt's workers share out the pieces of a batch. For as long as it is in such a
@@ -79,13 +80,6 @@ def get_num_threads() -> int:
     True
     """
     return _pool.get_num_threads()
-
-
-def usable_cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def initial_num_threads(environ: Mapping[str, str]) -> int:

@@ -1,5 +1,11 @@
-"""The worker pool: forks, callers at once, exit, what it leaves to others, and its settings."""
+"""The worker pool: forks, callers at once, exit, what it leaves to others, and its settings.
 
+Also what may happen around a step: signals, exceptions, a hundred thousand others.
+"""
+
+import collections
+import concurrent.futures
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -35,6 +41,24 @@ def train(cls, seed, steps=20, size=LARGE):
     for _ in range(steps):
         optimizer.update(params, grads)
     return params["p"]
+
+
+def status_of_child(work):
+    """Call something in a forked child; return the child's exit status, negative if it hung."""
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(60)
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+may_warn_of_fork = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
 def test_settings():
@@ -156,55 +180,41 @@ def test_other_python_threads_run_on_beside_a_long_update():
     assert inside >= 10  # with the GIL held there would be none
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@needs_fork
+@may_warn_of_fork
 def test_forked_child_works_and_gets_the_same_bits():
     want = train(fastopt.Adam, 3)
     assert _pool.count_workers() >= 1
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        signal.alarm(60)
-        code = 1
-        try:
-            fresh = _pool.count_workers() == 0
-            code = 0 if fresh and np.array_equal(train(fastopt.Adam, 3), want) else 2
-            code = code or (0 if _pool.count_workers() == 1 else 3)
-        finally:
-            os.write(write, b"x")
-            os._exit(code)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    os.close(read)
-    os.close(write)
+
+    def work():
+        assert _pool.count_workers() == 0
+        assert_array_equal(train(fastopt.Adam, 3), want)
+        assert _pool.count_workers() == 1
+
+    assert status_of_child(work) == 0
     assert_array_equal(train(fastopt.Adam, 3), want)  # and the parent goes on
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@needs_fork
+@may_warn_of_fork
 def test_optimizer_that_was_in_a_step_when_forked_works_in_the_child():
     optimizer, stop = fastopt.Adam(), threading.Event()
     params, grads = ({key: np.ones(10**6) for key in range(6)} for _ in range(2))
 
+    def step():
+        for _ in range(3):
+            optimizer.update(params, grads)
+
     def work():
         while not stop.is_set():
-            optimizer.update(params, grads)
+            step()
 
     thread = threading.Thread(target=work)
     thread.start()
     try:
         for _ in range(5):
             time.sleep(0.02)
-            pid = os.fork()
-            if pid == 0:
-                signal.alarm(60)
-                code = 1
-                try:
-                    for _ in range(3):
-                        optimizer.update(params, grads)
-                    code = 0
-                finally:
-                    os._exit(code)
-            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+            assert status_of_child(step) == 0
     finally:
         stop.set()
         thread.join()
@@ -216,7 +226,7 @@ def train_in_child(seed):
 
 
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@may_warn_of_fork
 def test_multiprocessing(method):
     want = [train_in_child(seed) for seed in range(2)]
     with multiprocessing.get_context(method).Pool(2) as pool:
@@ -225,8 +235,42 @@ def test_multiprocessing(method):
         assert_array_equal(g, w)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def executors():
+    """Return what makes an executor of two, threads or processes of each kind."""
+    found = {"threads": lambda: concurrent.futures.ThreadPoolExecutor(2)}
+    for method in multiprocessing.get_all_start_methods():
+        context = multiprocessing.get_context(method)
+        found[method] = lambda context=context: concurrent.futures.ProcessPoolExecutor(2, context)
+    return found
+
+
+@pytest.mark.parametrize("kind", executors())
+@may_warn_of_fork
+def test_concurrent_futures(kind):
+    want = [train_in_child(seed) for seed in range(4)]
+    with executors()[kind]() as executor:
+        got = list(executor.map(train_in_child, range(4), timeout=120))
+    for g, w in zip(got, want, strict=True):
+        assert_array_equal(g, w)
+
+
+@needs_fork
+@may_warn_of_fork
+def test_threads_step_while_their_number_changes_and_the_process_forks():
+    want = [train(fastopt.Adam, seed, steps=40) for seed in range(3)]
+    with concurrent.futures.ThreadPoolExecutor(3) as executor:
+        trained = [executor.submit(train, fastopt.Adam, seed, steps=40) for seed in range(3)]
+        for i in range(20):
+            fastopt.set_num_threads(1 + i % 5)
+            if i % 5 == 2:
+                assert status_of_child(lambda: train(fastopt.Adam, 1, steps=2)) == 0
+            time.sleep(0.001)
+    for future, w in zip(trained, want, strict=True):
+        assert_array_equal(future.result(), w)
+
+
+@needs_fork
+@may_warn_of_fork
 def test_fork_while_another_thread_updates():
     stop = threading.Event()
 
@@ -238,19 +282,124 @@ def test_fork_while_another_thread_updates():
     thread.start()
     try:
         for _ in range(10):
-            pid = os.fork()
-            if pid == 0:
-                signal.alarm(60)
-                code = 1
-                try:
-                    train(fastopt.Adam, 1, steps=2)
-                    code = 0
-                finally:
-                    os._exit(code)
-            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+            assert status_of_child(lambda: train(fastopt.Adam, 1, steps=2)) == 0
     finally:
         stop.set()
         thread.join()
+
+
+def test_exception_in_one_thread_leaves_it_and_the_others_working():
+    want = train(reference.Adam, 5, steps=10)
+    failures = []
+
+    def fail_in_between():
+        rng = np.random.default_rng(5)
+        params = {"p": rng.standard_normal(LARGE).astype(np.float32), "z": np.ones(2)}
+        grads = {"p": rng.standard_normal(LARGE).astype(np.float32), "z": np.ones(2)}
+        optimizer = fastopt.Adam()
+        for _ in range(10):
+            for bad in (np.ones(3), "z"):
+                try:
+                    optimizer.update(params, {**grads, "z": bad})
+                except (TypeError, ValueError) as error:
+                    failures.append(error)
+            optimizer.update(params, grads)
+        return params["p"]
+
+    with concurrent.futures.ThreadPoolExecutor(3) as executor:
+        failing = [executor.submit(fail_in_between) for _ in range(2)]
+        other = executor.submit(train, fastopt.Adam, 5, steps=10)
+    assert len(failures) == 40
+    for future in (*failing, other):
+        assert_array_equal(future.result(), want)
+
+
+class Interrupted:
+    """A large step that is repeated until an exception comes, and its twin to compare with."""
+
+    def __init__(self):
+        rng = np.random.default_rng(8)
+        self.start = rng.standard_normal(10**6).astype(np.float32)
+        self.grads = {"p": rng.standard_normal(10**6).astype(np.float32)}
+        self.params = {"p": self.start.copy()}
+        self.optimizer = fastopt.Adam()
+        self.stepping = threading.Event()
+
+    def step_until(self, exception):
+        with pytest.raises(exception):  # noqa: PT012
+            self.stepping.set()
+            while True:
+                self.optimizer.update(self.params, self.grads)
+
+    def check(self):
+        """Each step was taken whole, and counted, or not at all."""
+        twin, params = reference.Adam(), {"p": self.start}
+        for _ in range(self.optimizer.iter):
+            twin.update(params, self.grads)
+        for got, want in (
+            (self.params, params), (self.optimizer.m, twin.m), (self.optimizer.v, twin.v)
+        ):  # fmt: skip
+            assert_array_equal(got["p"], want["p"])
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs signals to threads")
+def test_interrupt_waits_for_the_end_of_the_update():
+    job, before = Interrupted(), signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def interrupt():
+        job.stepping.wait()
+        time.sleep(0.005)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    try:
+        for _ in range(5):
+            job.stepping.clear()
+            sender = threading.Thread(target=interrupt)
+            sender.start()
+            job.step_until(KeyboardInterrupt)
+            sender.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert job.optimizer.iter > 0
+    job.check()
+
+
+def test_interrupt_before_the_update_writes_changes_nothing():
+    class Interrupting(collections.UserDict):
+        def __getitem__(self, key):
+            if key == "b":
+                signal.raise_signal(signal.SIGINT)
+            return super().__getitem__(key)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    optimizer, params = fastopt.Adam(), {"a": np.ones(3), "b": np.ones(3)}
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            optimizer.update(params, Interrupting(a=np.ones(3), b=np.ones(3)))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert_array_equal([params["a"], params["b"]], np.ones((2, 3)))
+    assert (optimizer.iter, optimizer.m, optimizer.v) == (0, {}, {})
+    optimizer.update(params, {"a": np.ones(3), "b": np.ones(3)})
+
+
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="needs CPython's own functions")
+def test_exception_sent_to_a_thread_waits_for_the_end_of_the_update():
+    class Stopped(Exception):  # noqa: N818
+        pass
+
+    job = Interrupted()
+    for _ in range(5):
+        job.stepping.clear()
+        thread = threading.Thread(target=job.step_until, args=(Stopped,))
+        thread.start()
+        job.stepping.wait()
+        time.sleep(0.005)
+        send = ctypes.pythonapi.PyThreadState_SetAsyncExc
+        assert send(ctypes.c_ulong(thread.ident), ctypes.py_object(Stopped)) == 1
+        thread.join()
+    assert job.optimizer.iter > 0
+    job.check()
 
 
 @pytest.mark.parametrize("ending", ["pass", "raise SystemExit(0)", "import os; os._exit(0)"])
@@ -306,6 +455,44 @@ def test_steps_allocate_nothing_that_grows(size):
     finally:
         tracemalloc.stop()
     assert counts_of_references() == counts
+
+
+MANY = {
+    "known": ({"p": np.ones(3), "q": np.ones(2)}, {"p": np.ones(3), "q": np.ones(2)}),
+    "packed": ({"p": np.ones((2, 4))[:, ::2]}, {"p": np.ones((2, 2), np.float32)}),
+    "plain number": ({"p": 1.0}, {"p": 1.0}),
+    "frozen": ({"p": np.ones(3), "q": np.ones(2)}, {"p": None, "q": np.ones(2)}),
+    "refused": ({"p": np.ones(3), "q": np.ones(2)}, {"p": np.ones(3), "q": np.ones(1)}),
+    "mapping": ({"p": np.ones(3)}, collections.UserDict(p=np.ones(3))),
+}
+
+
+@pytest.mark.parametrize("kind", MANY)
+def test_a_hundred_thousand_steps_leave_references_and_memory_as_they_were(kind):
+    params, grads = MANY[kind]
+    optimizer = fastopt.Adam()
+    arrays = [*params.values(), *grads.values()] if kind != "plain number" else []
+
+    def step(times):
+        for _ in range(times):
+            try:
+                optimizer.update(params, grads)
+            except ValueError:
+                assert kind == "refused"
+
+    def counts():
+        kept = (*arrays, *optimizer.m.values(), *optimizer.v.values(), *params, optimizer, params)
+        kept = (*kept, grads, optimizer.m, optimizer.v, None, np.float32, np.float64)
+        dtypes = np.dtype(np.float32), np.dtype(np.float64)
+        return [sys.getrefcount(thing) for thing in (*kept, *dtypes)]
+
+    step(100)
+    before, blocks = counts(), sys.getallocatedblocks()
+    step(100_000)
+    after, more_blocks = counts(), sys.getallocatedblocks()
+    assert after == before
+    assert more_blocks - blocks < 100
+    assert optimizer.iter == (0 if kind == "refused" else 100_100)
 
 
 def test_resident_memory_does_not_grow():

@@ -104,23 +104,23 @@ cdef bint stay = False
 cdef fastopt_atomic n_lingering = 0
 cdef PhaseState[MAX_PHASES] states
 cdef Worker[MAX_THREADS] workers
-cdef int n_workers = 0  # started; only ever grows, but in a forked child
+cdef fastopt_atomic n_workers = 0  # started; only ever grows, but in a forked child
 
-cdef int n_threads = 1
+cdef fastopt_atomic n_threads = 1  # as set by the user
 
 
 cdef int wanted_threads() noexcept:
-    return n_threads
+    return <int> fastopt_load(&n_threads)
 
 
 cdef int claim() noexcept:
     """Take the pool, starting workers that are missing; return the number of threads, or 1."""
-    cdef int n
-    if n_threads == 1 or fastopt_exchange(&busy, 1):
+    cdef int n, wanted = wanted_threads()
+    if wanted == 1 or fastopt_exchange(&busy, 1):
         return 1
-    while has_gates() and n_workers < n_threads - 1 and start_worker():
+    while has_gates() and n_workers < wanted - 1 and start_worker():
         pass
-    n = min(n_threads, n_workers + 1)
+    n = min(wanted, <int> n_workers + 1)
     if n == 1:
         fastopt_store(&busy, 0)
     return n
@@ -140,7 +140,6 @@ cdef bint has_gates() noexcept:
 
 cdef bint start_worker() noexcept:
     """Start one more worker; False if the system has no more threads, and fewer will do."""
-    global n_workers
     cdef Worker* worker = &workers[n_workers]
     if worker.wake == NULL:
         worker.wake = PyThread_allocate_lock()
@@ -151,7 +150,7 @@ cdef bint start_worker() noexcept:
         PyThread_acquire_lock(worker.done, WAIT_LOCK)
     if PyThread_start_new_thread(work_forever, worker) == PYTHREAD_INVALID_THREAD_ID:
         return False
-    n_workers += 1
+    fastopt_store(&n_workers, n_workers + 1)
     return True
 
 
@@ -283,31 +282,29 @@ cdef void wait_for(Worker* worker) noexcept nogil:
 
 def forget_workers():
     """Begin anew in a forked child, where the workers and their locks' holders do not exist."""
-    global n_workers
     cdef int k
     for k in range(MAX_THREADS):
         workers[k].wake = workers[k].done = NULL
     for k in range(MAX_PHASES):
         states[k].gate = NULL
-    n_workers = 0
+    fastopt_store(&n_workers, 0)
     fastopt_store(&n_lingering, 0)
     fastopt_store(&busy, 0)
 
 
 def set_num_threads(int n):
     """Set how many threads a call may use; fastopt/_threads.py checks the number."""
-    global n_threads
-    n_threads = n
+    fastopt_store(&n_threads, n)
 
 
 def get_num_threads():
     """Return how many threads a call may use."""
-    return n_threads
+    return wanted_threads()
 
 
 def count_workers():
     """Return how many workers have been started: none before the first call that wants them."""
-    return n_workers
+    return fastopt_load(&n_workers)
 
 
 max_threads = MAX_THREADS

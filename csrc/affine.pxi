@@ -7,6 +7,7 @@
 # depends on the sizes and on the number of threads that is set, never on who is free: for a given
 # number of threads the results are the same in every run.
 
+from atomic cimport shared_int, store, swap_if
 from pool_api cimport Phase, PoolApi, job_function
 
 cdef const PoolApi* pool = <const PoolApi*> PyCapsule_GetPointer(_pool.api, "fastopt.pool_api")
@@ -16,6 +17,8 @@ ctypedef void (*set_threads)(int) noexcept nogil
 
 cdef get_threads blas_get_threads = <get_threads> <size_t> _blas_functions[0]
 cdef set_threads blas_set_threads = <set_threads> <size_t> _blas_functions[1]
+# What follows is one thread's at a time, also where there is no GIL: that of who set `is_counting`
+cdef shared_int is_counting = 0
 cdef int blas_threads = 0   # what BLAS is given back
 cdef int n_in_products = 0  # calls that are in their products
 
@@ -55,6 +58,7 @@ def count_fork():
     """Give BLAS its threads back in a child that was forked while another thread was in a product.
     """
     global n_in_products
+    store(&is_counting, 0)
     if n_in_products:
         n_in_products = 1
         leave_products()
@@ -66,18 +70,28 @@ if hasattr(os, "register_at_fork"):
 
 cdef void enter_products() noexcept:
     global blas_threads, n_in_products
+    begin_counting()
     if n_in_products == 0 and blas_get_threads != NULL:
         blas_threads = blas_get_threads()
         if blas_threads != 1:
             blas_set_threads(1)
     n_in_products += 1
+    store(&is_counting, 0)
 
 
 cdef void leave_products() noexcept:
     global n_in_products
+    begin_counting()
     n_in_products -= 1
     if n_in_products == 0 and blas_get_threads != NULL and blas_threads != 1:
         blas_set_threads(blas_threads)
+    store(&is_counting, 0)
+
+
+cdef void begin_counting() noexcept nogil:
+    """Wait for a thread that counts itself in or out: it takes some instructions."""
+    while swap_if(&is_counting, 0, 1) != 0:
+        pass
 
 
 cdef int threads_for(double operations) noexcept:

@@ -9,6 +9,7 @@
 #
 # What lies between layers is kept in a workspace, which grows with the largest batch seen.
 
+cimport cython
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.string cimport memcpy
 
@@ -30,6 +31,9 @@ cdef extern from *:
     #endif
     """
     void fastopt_prefetch(const void*) noexcept nogil
+
+# What is given for labels where only scores are wanted
+cdef object NO_LABELS = object()
 
 cdef struct Walk:
     # one call, as its jobs see it
@@ -174,15 +178,20 @@ cdef class Workspace:
     cdef char* memory
     cdef Py_ssize_t capacity
     cdef Py_ssize_t used
+    # Data of outputs and parameters, in turn, that were last found disjoint; NULL at first
+    cdef char** known
 
     def __cinit__(self, int n_affines):
         self.held = []
         self.walk.n_affines = n_affines
         self.walk.affines = <Affine*> PyMem_Malloc(n_affines * sizeof(Affine))
-        if self.walk.affines == NULL:
+        self.known = <char**> PyMem_Malloc(4 * n_affines * sizeof(char*))
+        if self.walk.affines == NULL or self.known == NULL:
             raise MemoryError()
+        self.known[0] = NULL
 
     def __dealloc__(self):
+        PyMem_Free(self.known)
         PyMem_Free(self.walk.affines)
         PyMem_Free(self.memory)
 
@@ -235,7 +244,6 @@ cdef class Network:
     cdef int n_affines
     cdef tuple keys                   # W1, b1, W2, …
     cdef Workspace idle               # None while a call has it
-    cdef char** known                 # data of the outputs and parameters last found disjoint
 
     def __cinit__(self, tuple sizes, str activation, dtype):
         self.sizes, self.activation, self.dtype = sizes, activation, np.dtype(dtype)
@@ -246,13 +254,6 @@ cdef class Network:
         self.shapes = _net.parameter_shapes(sizes)
         self.keys = tuple(self.shapes)
         self.idle = Workspace(self.n_affines)
-        self.known = <char**> PyMem_Malloc(4 * self.n_affines * sizeof(char*))
-        if self.known == NULL:
-            raise MemoryError()
-        self.known[0] = NULL
-
-    def __dealloc__(self):
-        PyMem_Free(self.known)
 
     def __reduce__(self):
         return Network, (self.sizes, self.activation, self.dtype)
@@ -263,7 +264,7 @@ cdef class Network:
         cdef cnp.ndarray scores
         try:
             self.find_parameters(workspace, params)
-            self.find_batch(workspace, x, None, None, False)
+            self.find_batch(workspace, x, NO_LABELS, None, False)
             scores = empty_matrix(
                 workspace.walk.n, self.sizes[self.n_affines], self.type_num
             )
@@ -303,15 +304,18 @@ cdef class Network:
 
     cdef Workspace take_workspace(self):
         """Return the workspace, or another one if a call in another thread has it."""
-        cdef Workspace workspace = self.idle
-        self.idle = None
+        cdef Workspace workspace
+        with cython.critical_section(self):
+            workspace = self.idle
+            self.idle = None
         if workspace is None:
             workspace = Workspace(self.n_affines)
         return workspace
 
     cdef int give_back(self, Workspace workspace) except -1:
         del workspace.held[:]
-        self.idle = workspace
+        with cython.critical_section(self):
+            self.idle = workspace
         return 0
 
     cdef int find_parameters(self, Workspace workspace, dict params) except -1:
@@ -356,7 +360,8 @@ cdef class Network:
         """Describe where the gradients go; look for overlaps only if an array is a new one."""
         cdef int k
         cdef Affine* affine
-        cdef bint is_known = self.known[0] != NULL
+        cdef char** known = workspace.known
+        cdef bint is_known = known[0] != NULL
         for k in range(2 * self.n_affines):
             g, p = grads.get(self.keys[k]), params[self.keys[k]]
             if not (
@@ -376,22 +381,22 @@ cdef class Network:
             is_known = (
                 is_known
                 and cnp.PyArray_IS_C_CONTIGUOUS(p)
-                and cnp.PyArray_DATA(g) == self.known[2 * k]
-                and cnp.PyArray_DATA(p) == self.known[2 * k + 1]
+                and cnp.PyArray_DATA(g) == known[2 * k]
+                and cnp.PyArray_DATA(p) == known[2 * k + 1]
             )
         if not is_known:
-            self.check_outputs(params, grads, x)
+            self.check_outputs(known, params, grads, x)
         return 0
 
-    cdef int check_outputs(self, dict params, dict grads, x) except -1:
+    cdef int check_outputs(self, char** known, dict params, dict grads, x) except -1:
         """Check outputs for overlaps with parameters and each other, and remember where they are.
         """
         cdef int k
-        self.known[0] = NULL
+        known[0] = NULL
         _net.check_outputs(grads, params, x, self.shapes, self.dtype)
         for k in reversed(range(2 * self.n_affines)):
-            self.known[2 * k + 1] = <char*> cnp.PyArray_DATA(params[self.keys[k]])
-            self.known[2 * k] = <char*> cnp.PyArray_DATA(grads[self.keys[k]])
+            known[2 * k + 1] = <char*> cnp.PyArray_DATA(params[self.keys[k]])
+            known[2 * k] = <char*> cnp.PyArray_DATA(grads[self.keys[k]])
         return 0
 
     cdef int find_batch(self, Workspace workspace, x, t, rows, bint backward) except -1:
@@ -408,10 +413,10 @@ cdef class Network:
             n_samples = cnp.PyArray_DIM(samples, 0) if cnp.PyArray_NDIM(samples) else 0
             walk.n = cnp.PyArray_DIM(numbers, 0)
         as_int(walk.n)
-        self.lay_out(workspace, rows is not None, t is not None, backward)
+        self.lay_out(workspace, rows is not None, t is not NO_LABELS, backward)
         if rows is not None:
             read_rows(numbers, n_samples, walk.rows)
-        if t is not None:
+        if t is not NO_LABELS:
             self.find_labels(walk, t, numbers, n_samples)
         if rows is not None and not self.can_gather(samples):
             samples = as_samples(samples.take(numbers, axis=0), self.sizes[0], self.type_num)

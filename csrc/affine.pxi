@@ -33,7 +33,7 @@ cdef enum:
     # Rows of a gradient of weights, for the same reason, and in multiples of BLAS's own blocks
     MIN_SLAB_ROWS = 64
     # Pieces of the gradients of weights for each thread, so that they end together
-    SLABS_PER_THREAD = 4
+    SLABS_PER_THREAD = 2
 
 cdef struct Affine:
     int kind           # of the activation behind it

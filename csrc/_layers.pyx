@@ -40,11 +40,13 @@ cdef int check_shape(str name, cnp.ndarray a, tuple wanted) except -1:
     return 0
 
 
-cdef int check_weights(W, b) except -1:
-    """Check that W and b are arrays that belong together; return their type number."""
-    for name, array, ndim in (("W", W, 2), ("b", b, 1)):
+cdef tuple check_weights(W, b):
+    """Check that W and b are arrays that belong together; return them as plain ones."""
+    for name, array in (("W", W), ("b", b)):
         if not isinstance(array, np.ndarray):
             raise TypeError(f"{name} must be an array, got {type(array).__name__}")
+    W, b = np.asarray(W), np.asarray(b)
+    for name, array, ndim in (("W", W, 2), ("b", b, 1)):
         if array.dtype.type not in (np.float32, np.float64):
             raise TypeError(f"{name} has dtype {array.dtype}, wants float32 or float64")
         if array.ndim != ndim:
@@ -54,12 +56,14 @@ cdef int check_weights(W, b) except -1:
     if not W.size:
         raise ValueError(f"W has shape {W.shape}, wants at least one row and one column")
     check_shape("b", b, (W.shape[1],))
-    return cnp.PyArray_TYPE(W)
+    return W, b
 
 
 def affine_forward(x, W, b):
     """Return x·W + b, and x as the (N, D) array that `affine_gradient` wants."""
-    cdef int type_num = check_weights(W, b)
+    x = np.asarray(x)  # may run code of the caller's: before anything is looked at
+    W, b = check_weights(W, b)
+    cdef int type_num = cnp.PyArray_TYPE(W)
     cdef AffineCall call
     cdef Affine* affine = &call.affine
     cdef cnp.ndarray samples = as_matrix(as_samples(x, W.shape[0], type_num), &affine.x)
@@ -74,18 +78,24 @@ def affine_forward(x, W, b):
 
 def affine_gradient(dout, cnp.ndarray x, W, b, dW=None, db=None):
     """Return dx (N, D), dW and db; the latter two are written into if given."""
-    cdef int type_num = check_weights(W, b)
+    dout = np.asarray(dout)  # may run code of the caller's: before anything is looked at
+    W, b = check_weights(W, b)
+    cdef int type_num = cnp.PyArray_TYPE(W)
     cdef AffineCall call
     cdef Affine* affine = &call.affine
+    cdef tuple inputs = (W, b, dout, x)
+    if cnp.PyArray_NDIM(x) != 2:
+        raise ValueError(f"x was changed since forward: its shape is now {(<object> x).shape}")
     cdef cnp.ndarray dout_array = as_floats("dout", dout, type_num)
     check_shape("dout", dout_array, (cnp.PyArray_DIM(x, 0), W.shape[1]))
+    check_shape("W", W, (cnp.PyArray_DIM(x, 1), W.shape[1]))
     x = as_matrix(as_floats("x", x, type_num), &affine.x)
-    check_shape("W", W, (affine.x.columns, W.shape[1]))
     dout_array = as_matrix(dout_array, &affine.dout)
     cdef cnp.ndarray _weights = as_matrix(as_floats("W", W, type_num), &affine.W)
-    cdef tuple inputs = (dout_array, x, _weights)
     cdef cnp.ndarray dW_array = as_output("dW", dW, W, inputs)
     cdef cnp.ndarray db_array = as_output("db", db, b, inputs)
+    if np.may_share_memory(dW_array, db_array):
+        raise ValueError("dW and db overlap in memory")
     cdef cnp.ndarray dx = empty_matrix(affine.x.rows, affine.x.columns, type_num)
     affine.dW, affine.db = <char*> cnp.PyArray_DATA(dW_array), <char*> cnp.PyArray_DATA(db_array)
     affine.weight_decay = 0
@@ -165,7 +175,7 @@ cdef cnp.ndarray as_output(str name, out, like, tuple inputs):
     check_shape(name, out, like.shape)
     if not cnp.PyArray_ISCARRAY(out):
         raise ValueError(f"{name} must be C-contiguous, aligned and writeable")
-    for array in (like, *inputs):
+    for array in inputs:
         if np.may_share_memory(out, array):
             raise ValueError(f"{name} overlaps an input in memory")
     return out
@@ -243,7 +253,10 @@ cdef double mean(Py_ssize_t n, const double* x) noexcept nogil:
 def sum_of_squares(W):
     """Return ΣW², summed in float64."""
     cdef Matrix matrix
-    cdef cnp.ndarray array = as_matrix(as_floats("W", W), &matrix)
+    cdef cnp.ndarray array = as_floats("W", W)
+    if cnp.PyArray_NDIM(array) != 2:
+        raise ValueError(f"W has shape {(<object> array).shape}, wants 2 dimensions")
+    array = as_matrix(array, &matrix)
     cdef bint is_double = cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT64
     cdef double total
     with nogil:

@@ -32,6 +32,12 @@ cdef extern from *:
     """
     void fastopt_prefetch(const void*) noexcept nogil
 
+cdef extern from "Python.h":
+    const Py_ssize_t PY_SSIZE_T_MAX
+
+# More than there is, and little enough that rounding it up does not overflow
+cdef Py_ssize_t MOST_MEMORY = PY_SSIZE_T_MAX - PAGE
+
 # What is given for labels where only scores are wanted
 cdef object NO_LABELS = object()
 
@@ -207,10 +213,13 @@ cdef class Workspace:
         self.capacity = self.used
         return True
 
-    cdef char* part(self, Py_ssize_t size) noexcept:
-        """Hand out the next part, at the beginning of a cache line."""
+    cdef char* part(self, Py_ssize_t n, Py_ssize_t size) noexcept:
+        """Hand out the next part, n times a size above 0, at the beginning of a cache line."""
         cdef size_t begin = padded(<size_t> self.memory) + self.used
-        self.used += padded(size)
+        if n > (MOST_MEMORY - self.used) // size:
+            self.used = MOST_MEMORY  # `grow` finds that there is not as much
+        else:
+            self.used += padded(n * size)
         return <char*> begin
 
 
@@ -247,6 +256,8 @@ cdef class Network:
 
     def __cinit__(self, tuple sizes, str activation, dtype):
         self.sizes, self.activation, self.dtype = sizes, activation, np.dtype(dtype)
+        if len(sizes) < 2 or self.dtype not in (np.float32, np.float64):
+            raise ValueError(f"no net of sizes {sizes} and dtype {self.dtype}")
         self.n_affines = len(sizes) - 1
         self.type_num = self.dtype.num
         self.is_double = self.type_num == cnp.NPY_FLOAT64
@@ -258,12 +269,12 @@ cdef class Network:
     def __reduce__(self):
         return Network, (self.sizes, self.activation, self.dtype)
 
-    def predict(self, dict params, x):
+    def predict(self, params, x):
         """Return the scores (N, C), a fresh array."""
         cdef Workspace workspace = self.take_workspace()
         cdef cnp.ndarray scores
         try:
-            self.find_parameters(workspace, params)
+            self.find_parameters(workspace, as_dict(params))
             self.find_batch(workspace, x, NO_LABELS, None, False)
             scores = empty_matrix(
                 workspace.walk.n, self.sizes[self.n_affines], self.type_num
@@ -274,24 +285,27 @@ cdef class Network:
             self.give_back(workspace)
         return scores
 
-    def cross_entropy(self, dict params, x, t, rows=None):
+    def cross_entropy(self, params, x, t, rows=None):
         """Return the mean cross-entropy."""
         cdef Workspace workspace = self.take_workspace()
         try:
-            self.find_parameters(workspace, params)
+            self.find_parameters(workspace, as_dict(params))
             self.find_batch(workspace, x, t, rows, False)
             self.run(workspace, False)
             return mean(workspace.walk.n, workspace.walk.losses)
         finally:
             self.give_back(workspace)
 
-    def gradient(self, dict params, grads, x, t, double weight_decay, rows=None):
+    def gradient(self, params, grads, x, t, double weight_decay, rows=None):
         """Write the gradients into the arrays of `grads`; return the mean cross-entropy."""
         if not isinstance(grads, dict):
             raise TypeError(f"out must be a dict of arrays, got {type(grads).__name__}")
+        if not isinstance(x, np.ndarray):
+            x = np.asarray(x)  # what shares its memory must be seen
         cdef Workspace workspace = self.take_workspace()
         cdef int i
         try:
+            params, grads = as_dict(params), as_dict(grads)
             self.find_parameters(workspace, params)
             self.find_outputs(workspace, params, grads, x)
             self.find_batch(workspace, x, t, rows, True)
@@ -341,6 +355,7 @@ cdef class Network:
         p = params.get(key)
         if not self.has_shape(p, k) or cnp.PyArray_TYPE(p) != self.type_num:
             _net.check_parameter(params, key, self.shapes[key], self.dtype)
+            raise ValueError(f"parameter {key!r} does not fit")  # its class told otherwise
         return p
 
     cdef bint has_shape(self, a, int k) noexcept:
@@ -363,7 +378,7 @@ cdef class Network:
         cdef char** known = workspace.known
         cdef bint is_known = known[0] != NULL
         for k in range(2 * self.n_affines):
-            g, p = grads.get(self.keys[k]), params[self.keys[k]]
+            g, p = grads.get(self.keys[k]), self.parameter(params, k)
             if not (
                 self.has_shape(g, k)
                 and is_native(g, self.type_num)
@@ -395,36 +410,33 @@ cdef class Network:
         known[0] = NULL
         _net.check_outputs(grads, params, x, self.shapes, self.dtype)
         for k in reversed(range(2 * self.n_affines)):
-            known[2 * k + 1] = <char*> cnp.PyArray_DATA(params[self.keys[k]])
-            known[2 * k] = <char*> cnp.PyArray_DATA(grads[self.keys[k]])
+            known[2 * k + 1] = <char*> cnp.PyArray_DATA(<cnp.ndarray?> params[self.keys[k]])
+            known[2 * k] = <char*> cnp.PyArray_DATA(<cnp.ndarray?> grads[self.keys[k]])
         return 0
 
     cdef int find_batch(self, Workspace workspace, x, t, rows, bint backward) except -1:
         """Describe the samples and copy the row numbers and labels; all is checked after this."""
         cdef Walk* walk = &workspace.walk
-        cdef cnp.ndarray samples, numbers = None
+        # First what may run code of the caller's, which could reshape an array that is described
+        cdef cnp.ndarray numbers = None if rows is None else as_row_numbers(rows)
+        cdef cnp.ndarray samples = np.asarray(x), given = None
         cdef Py_ssize_t n_samples
-        if rows is None:
-            samples = as_samples(x, self.sizes[0], self.type_num)
-            walk.n = n_samples = cnp.PyArray_DIM(samples, 0)
-        else:
-            numbers = as_row_numbers(rows)
-            samples = np.asarray(x)
-            n_samples = cnp.PyArray_DIM(samples, 0) if cnp.PyArray_NDIM(samples) else 0
-            walk.n = cnp.PyArray_DIM(numbers, 0)
-        as_int(walk.n)
-        self.lay_out(workspace, rows is not None, t is not NO_LABELS, backward)
-        if rows is not None:
-            read_rows(numbers, n_samples, walk.rows)
         if t is not NO_LABELS:
-            self.find_labels(walk, t, numbers, n_samples)
-        if rows is not None and not self.can_gather(samples):
-            samples = as_samples(samples.take(numbers, axis=0), self.sizes[0], self.type_num)
-            walk.rows = NULL
-        if walk.rows == NULL:
+            given = np.asarray(t)
+        if numbers is None:
+            samples = as_samples(samples, self.sizes[0], self.type_num)
             samples = as_matrix(samples, &walk.source)
+            walk.n = n_samples = walk.source.rows
         else:
-            walk.source = contiguous(cnp.PyArray_DATA(samples), 0, self.sizes[0])
+            n_samples = cnp.PyArray_DIM(samples, 0) if cnp.PyArray_NDIM(samples) else 0
+            walk.n = as_int(cnp.PyArray_DIM(numbers, 0))
+        self.lay_out(workspace, numbers is not None, given is not None, backward)
+        if numbers is not None:
+            read_rows(numbers, n_samples, walk.rows)
+        if given is not None:
+            self.find_labels(walk, given, numbers, n_samples)
+        if numbers is not None:
+            samples = self.take_samples(walk, samples, numbers, n_samples)
         workspace.held.append(samples)
         if backward:
             walk.affines[0].x = walk.source
@@ -432,20 +444,32 @@ cdef class Network:
                 walk.affines[0].x = contiguous(walk.gathered, <int> walk.n, self.sizes[0])
         return 0
 
-    cdef bint can_gather(self, cnp.ndarray samples) noexcept:
-        """Tell whether each sample is a stretch of memory that a product can take as it is."""
-        return (
+    cdef cnp.ndarray take_samples(
+        self, Walk* walk, cnp.ndarray samples, cnp.ndarray numbers, Py_ssize_t n_samples,
+    ):
+        """Describe the samples of a batch; they are copied here if the jobs can't gather them.
+
+        Jobs can where each sample is a stretch of memory that a product can take as it is.
+        """
+        if (
             is_native(samples, self.type_num)
             and cnp.PyArray_IS_C_CONTIGUOUS(samples)
-            and cnp.PyArray_SIZE(samples)
-            == cnp.PyArray_DIM(samples, 0) * <Py_ssize_t> self.sizes[0]
-        )
+            and cnp.PyArray_SIZE(samples) == n_samples * <Py_ssize_t> self.sizes[0]
+        ):
+            walk.source = contiguous(cnp.PyArray_DATA(samples), 0, self.sizes[0])
+            return samples
+        samples = as_samples(samples.take(numbers, axis=0), self.sizes[0], self.type_num)
+        samples = as_matrix(samples, &walk.source)
+        if walk.source.rows != walk.n:
+            raise ValueError("batch was changed while its rows were taken")
+        walk.rows = NULL
+        return samples
 
     cdef int find_labels(
-        self, Walk* walk, t, cnp.ndarray numbers, Py_ssize_t n_samples,
+        self, Walk* walk, cnp.ndarray given, cnp.ndarray numbers, Py_ssize_t n_samples,
     ) except -1:
         cdef Py_ssize_t classes = self.sizes[self.n_affines]
-        cdef cnp.ndarray given = np.asarray(t), labels
+        cdef cnp.ndarray labels
         if (
             cnp.PyArray_NDIM(given) == 1
             and cnp.PyArray_DIM(given, 0) == n_samples
@@ -484,32 +508,32 @@ cdef class Network:
         """Give every array of the walk its part of the workspace."""
         cdef Walk* walk = &workspace.walk
         cdef Affine* affine
-        cdef int i, item = self.item, columns
-        cdef Py_ssize_t n_rows = walk.n
+        cdef int i, columns
+        cdef Py_ssize_t item = self.item, n_rows = walk.n
         if not backward and (walk.n_blocks > 1 or walk.n > FORWARD_ROWS):
             n_rows = walk.n_blocks * FORWARD_ROWS
         walk.rows = walk.labels = NULL
         walk.scores = NULL
         if has_rows:
-            walk.rows = <Py_ssize_t*> workspace.part(walk.n * sizeof(Py_ssize_t))
-            walk.gathered = workspace.part(n_rows * <Py_ssize_t> self.sizes[0] * item)
+            walk.rows = <Py_ssize_t*> workspace.part(walk.n, sizeof(Py_ssize_t))
+            walk.gathered = workspace.part(n_rows, <Py_ssize_t> self.sizes[0] * item)
         if has_labels:
-            walk.labels = <Py_ssize_t*> workspace.part(walk.n * sizeof(Py_ssize_t))
-            walk.losses = <double*> workspace.part(walk.n * sizeof(double))
+            walk.labels = <Py_ssize_t*> workspace.part(walk.n, sizeof(Py_ssize_t))
+            walk.losses = <double*> workspace.part(walk.n, sizeof(double))
         if backward:
             walk.slabs = <Slab*> workspace.part(
-                (2 * self.n_affines + SLABS_PER_THREAD * n_threads) * sizeof(Slab)
+                2 * self.n_affines + SLABS_PER_THREAD * n_threads, sizeof(Slab)
             )
         for i in range(self.n_affines):
             affine = &walk.affines[i]
             columns = self.sizes[i + 1]
-            affine.out = workspace.part(n_rows * columns * item)
+            affine.out = workspace.part(n_rows, columns * item)
             affine.dout.data = affine.out  # the last layer's scores become their gradient in place
             if backward and i + 1 < self.n_affines:
-                affine.dout.data = workspace.part(n_rows * columns * item)
+                affine.dout.data = workspace.part(n_rows, columns * item)
             affine.dout = contiguous(affine.dout.data, <int> walk.n, columns)
             if backward:
-                affine.partial_db = workspace.part(walk.n_blocks * columns * item)
+                affine.partial_db = workspace.part(walk.n_blocks, columns * item)
             if i > 0:
                 affine.x = contiguous(walk.affines[i - 1].out, <int> walk.n, self.sizes[i])
 
@@ -555,6 +579,10 @@ cdef class Network:
         if backward:
             phases[0].function = gradient_block
         run_products(operations, threads_for(operations), walk, phases, 2 if backward else 1)
+
+
+cdef dict as_dict(mapping):
+    return mapping if type(mapping) is dict else dict(mapping)
 
 
 cdef cnp.ndarray as_row_numbers(rows):

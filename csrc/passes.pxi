@@ -16,13 +16,13 @@ cdef extern from * nogil:
     static inline float fastopt_half_power_of_two_f(float shifted) {
         union { float x; int32_t bits; } from, zero = { 12582912.0f }, to;
         from.x = shifted;
-        to.bits = (int32_t) ((uint32_t) (from.bits - zero.bits + 126) << 23);
+        to.bits = (int32_t) (((uint32_t) from.bits - (uint32_t) zero.bits + 126) << 23);
         return to.x;
     }
     static inline double fastopt_half_power_of_two(double shifted) {
         union { double x; int64_t bits; } from, zero = { 6755399441055744.0 }, to;
         from.x = shifted;
-        to.bits = (int64_t) ((uint64_t) (from.bits - zero.bits + 1022) << 52);
+        to.bits = (int64_t) (((uint64_t) from.bits - (uint64_t) zero.bits + 1022) << 52);
         return to.x;
     }
     """

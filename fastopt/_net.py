@@ -341,7 +341,7 @@ class MultiLayerNet(ABC):
     def _penalty(self) -> float:
         if not self.weight_decay_lambda:
             return 0.0
-        weights = (p for key, p in self.params.items() if key.startswith("W"))
+        weights = (self.params[key] for key in self._shapes if key.startswith("W"))
         return 0.5 * self.weight_decay_lambda * sum(map(self._sum_of_squares, weights))
 
     def _fresh_gradients(self) -> dict[str, Array]:

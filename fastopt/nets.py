@@ -20,7 +20,7 @@ class MultiLayerNet(_net.MultiLayerNet):
     __doc__ = _net.MultiLayerNet.__doc__
 
     def _build(self, sizes: list[int], activation: str) -> None:
-        self._network = _layers.Network(tuple(sizes), activation, self.dtype)
+        self._network = _layers.Network(tuple(sizes), str(activation), self.dtype)
 
     def _predict(self, x: ArrayLike) -> Array:
         return self._network.predict(self.params, x)

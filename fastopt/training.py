@@ -199,6 +199,10 @@ class Trainer:
             raise ValueError("give epochs or iterations, one of the two")
         if validation is None and (evaluate_every is not None or patience is not None):
             raise ValueError("evaluate_every and patience need validation=(x, t)")
+        if validation is not None and not (
+            isinstance(validation, (tuple, list)) and len(validation) == 2
+        ):
+            raise TypeError("validation must be a pair of samples and labels, (x, t)")
         x, t = np.asarray(x), np.asarray(t)
         n = len(x) if x.ndim else 0
         if n == 0:
@@ -272,6 +276,7 @@ class Trainer:
         self._is_stopped = True
 
     def _begin(self, patience: int | None) -> None:
+        self._grads = None  # those of an earlier fit may be of another net
         self.iteration = 0
         self.epoch = 0
         self.interrupted = False

@@ -4,6 +4,7 @@ Only what a user sees: results, public attributes, the dicts of a net. What the 
 test_layers.py and test_nets.py.
 """
 
+import collections
 import contextlib
 
 import numpy as np
@@ -13,7 +14,7 @@ from optimizer_table import every_dtype
 from test_layers import LAYOUTS, TOLERANCE, assert_close, both, layouts
 
 import fastopt
-from fastopt import reference
+from fastopt import _layers, reference
 
 
 def random(*shape, dtype="float64", seed=0):
@@ -440,3 +441,133 @@ def test_empty_net_settings_are_refused(package):
                 package.MultiLayerNet(4, [3], 2, **{name: bad})
             with pytest.raises(ValueError, match=name):
                 package.TwoLayerNet(4, 3, 2, **{name: bad})
+
+
+@both
+def test_affine_refuses_outputs_in_a_bias_in_a_strided_gradient_or_in_each_other(package):
+    buffer = np.ones(60)
+    layer = package.Affine(np.ones((4, 3)), buffer[:3])
+    layer.forward(np.ones((5, 4)))
+    strided, db = buffer.reshape(5, 12)[:, 3::3], np.ones(3)
+    dW = np.ones((4, 3))
+    for dout, out, message in (
+        (np.ones((5, 3)), (buffer[:12].reshape(4, 3), db), "dW overlaps an input"),
+        (strided, (buffer[12:24].reshape(4, 3), db), "dW overlaps an input"),
+        (np.ones((5, 3)), (dW, dW[0]), "dW and db overlap"),
+    ):
+        with refused(ValueError, message, {"buffer": buffer, "dW": dW, "db": db}):
+            layer.backward(dout, out=out)
+
+
+class Saboteur:
+    """What becomes an array, and has something done to another one meanwhile."""
+
+    def __init__(self, array, sabotage):
+        self.array, self.sabotage = array, sabotage
+
+    def __array__(self, dtype=None, copy=None):
+        self.sabotage()
+        return self.array
+
+
+class Liar(np.ndarray):
+    """An array whose attribute does not tell its shape."""
+
+    shape = (400_000, 3)
+
+
+def test_arrays_that_are_reshaped_within_a_call_are_refused():
+    W, x = np.ones((400, 500)), np.ones((64, 400))
+
+    def flatten(array):
+        array.shape = (1, array.size)
+
+    layer = fastopt.Affine(W, np.ones(500))
+    with pytest.raises(ValueError, match="b has shape"):
+        layer.forward(Saboteur(x, lambda: flatten(W)))
+    W.shape = (400, 500)
+    dout = layer.forward(x)
+    flatten(x)
+    with pytest.raises(ValueError, match="dout has shape"):
+        layer.backward(dout)
+    x.shape = (-1,)
+    with pytest.raises(ValueError, match="x was changed since forward"):
+        layer.backward(np.ones((x.size, 500)))
+    x.shape = (64, 400)
+    net = fastopt.MultiLayerNet(400, [3], 2, dtype=np.float64)
+    for call in (net.loss, net.gradient):
+        x.shape = (64, 400)
+        with pytest.raises(ValueError, match="x has shape"):
+            call(x, Saboteur(np.zeros(64, int), lambda: flatten(x)))
+
+
+def test_arrays_whose_class_tells_another_shape():
+    liar = np.zeros((1, 3), "f4").view(Liar)
+    with pytest.raises(ValueError, match=r"wants \(N, 1\)"):
+        fastopt.Affine(liar, np.zeros(3, "f4")).forward(np.ones((2, 400_000), "f4"))
+    net = fastopt.MultiLayerNet(400_000, [3], 2)
+    net.params["W1"] = liar
+    with pytest.raises(ValueError, match="'W1' does not fit"):
+        net.predict(np.ones((2, 400_000), "f4"))
+
+
+@both
+def test_weight_decay_leaves_entries_alone_that_are_not_of_the_net(package):
+    net, x, t = net_and_batch(package)
+    net.weight_decay_lambda = 0.1
+    want = net.loss(x, t)
+    net.params |= {"W": 0.5, "W9": np.ones(5), 3: np.ones(2)}
+    assert net.loss(x, t) == want
+
+
+def test_sum_of_squares_refuses_what_is_no_matrix():
+    for array in (np.ones(3), np.ones(()), np.ones((2, 2, 2))):
+        with pytest.raises(ValueError, match="wants 2 dimensions"):
+            _layers.sum_of_squares(array)
+
+
+@both
+def test_dicts_of_any_class_hold_parameters_and_gradients(package):
+    net, x, t = net_and_batch(package)
+    want = net.gradient(x, t)
+    net.params = collections.OrderedDict(net.params)
+    out = collections.OrderedDict(net.gradient(x, t))
+    for g in out.values():
+        g[...] = 0
+    assert net.gradient(x, t, out=out) is out
+    for key, g in want.items():
+        assert_array_equal(out[key], g)
+
+
+@both
+def test_net_refuses_samples_that_share_an_outputs_memory_without_being_an_array(package):
+    net, x, t = net_and_batch(package)
+    out = net.gradient(x, t)
+    n, d = x.shape
+    buffer = np.ones(max(n * d, out["W1"].size))
+    out["W1"] = buffer[: out["W1"].size].reshape(out["W1"].shape)
+    with refused(ValueError, "W1.* and x overlap", out):
+        net.gradient(memoryview(buffer[: n * d].reshape(n, d)), t, out=out)
+
+
+@both
+def test_activation_may_be_a_string_of_numpy(package):
+    net = package.MultiLayerNet(4, [3], 2, np.str_("sigmoid"), rng=0)
+    want = package.MultiLayerNet(4, [3], 2, "sigmoid", rng=0)
+    x = np.ones((2, 4))
+    assert_array_equal(net.predict(x), want.predict(x))
+
+
+def test_batch_that_no_memory_holds_leaves_the_net_working():
+    net = fastopt.MultiLayerNet(4, [40_000], 2, rng=0)
+    x, t = np.ones((2, 4), "f4"), [0, 1]
+    want = net.loss(x, t)
+    with pytest.raises(MemoryError):
+        net.gradient(x, t, batch=np.broadcast_to(np.int8(0), 2**31 - 1))
+    assert net.loss(x, t) == want
+
+
+def test_network_refuses_what_no_net_has():
+    for sizes, dtype in (((5,), "f4"), ((), "f8"), ((5, 2), "i1")):
+        with pytest.raises(ValueError, match="no net of"):
+            _layers.Network(sizes, "relu", dtype)

@@ -257,6 +257,8 @@ def test_an_interrupted_fit_restores_the_best_as_well():
         ({"epochs": 1, "evaluate_every": 3}, ValueError, "validation"),
         ({"epochs": 1, "evaluate_every": 0, "validation": data()}, ValueError, "evaluate_every"),
         ({"epochs": 1, "patience": 0, "validation": data()}, ValueError, "patience"),
+        ({"epochs": 1, "validation": data()[0]}, TypeError, "validation must be a pair"),
+        ({"epochs": 1, "validation": (*data(), 1)}, TypeError, "validation must be a pair"),
         ({"epochs": 1, "x": np.zeros((0, 3))}, ValueError, "no samples"),
         ({"epochs": 1, "x": np.zeros(())}, ValueError, "no samples"),
         ({"epochs": 1, "t": np.arange(49) % 3}, ValueError, "labels"),
@@ -279,6 +281,15 @@ def test_bad_batch_size(batch_size):
         trainer(batch_size=batch_size)
     with pytest.raises(TypeError, match="batch_size must be an integer"):
         trainer(batch_size=0.5)
+
+
+def test_another_net_after_a_fit():
+    x, t = data()
+    ours = trainer()
+    ours.fit(x, t, epochs=1)
+    ours.net = fastopt.MultiLayerNet(3, [9], 3, rng=0)
+    ours.optimizer = fastopt.SGD()
+    assert len(ours.fit(x, t, iterations=2)["loss"]) == 2
 
 
 def test_error_in_the_validation_data_is_told():

@@ -101,6 +101,8 @@ def _check_outputs(
             raise ValueError(f"{name} must be C-contiguous, aligned and writeable")
         if any(np.may_share_memory(array, other) for other in (*likes, *inputs)):
             raise ValueError(f"{name} overlaps an input in memory")
+    if np.may_share_memory(*out):
+        raise ValueError("dW and db overlap in memory")
 
 
 def _weights(W: Array, b: Array) -> tuple[Array, Array]:

@@ -40,6 +40,7 @@ class MultiLayerNet(_net.MultiLayerNet):
         self, grads: dict[str, Array], x: ArrayLike, t: ArrayLike, batch: ArrayLike | None
     ) -> float:
         self._use_params()
+        x = np.asarray(x)
         _net.check_outputs(grads, self.params, x, self._shapes, self.dtype)
         loss = self._cross_entropy(x, t, batch)
         dout = self._last.backward()

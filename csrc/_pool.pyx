@@ -130,24 +130,25 @@ cdef bint has_gates() noexcept:
     """Make the gates between the phases, closed; False if the system has no more locks."""
     cdef int k
     for k in range(MAX_PHASES):
-        if states[k].gate == NULL:
-            states[k].gate = PyThread_allocate_lock()
-            if states[k].gate == NULL:
-                return False
-            PyThread_acquire_lock(states[k].gate, WAIT_LOCK)
+        if not is_made(&states[k].gate):
+            return False
     return True
+
+
+cdef bint is_made(PyThread_type_lock* lock) noexcept:
+    """Make a lock that is not there yet, held; False if the system has no more."""
+    if lock[0] == NULL:
+        lock[0] = PyThread_allocate_lock()
+        if lock[0] != NULL:
+            PyThread_acquire_lock(lock[0], WAIT_LOCK)
+    return lock[0] != NULL
 
 
 cdef bint start_worker() noexcept:
     """Start one more worker; False if the system has no more threads, and fewer will do."""
     cdef Worker* worker = &workers[n_workers]
-    if worker.wake == NULL:
-        worker.wake = PyThread_allocate_lock()
-        worker.done = PyThread_allocate_lock()
-        if worker.wake == NULL or worker.done == NULL:
-            return False
-        PyThread_acquire_lock(worker.wake, WAIT_LOCK)  # tokens are handed out, not lying about
-        PyThread_acquire_lock(worker.done, WAIT_LOCK)
+    if not is_made(&worker.wake) or not is_made(&worker.done):
+        return False
     if PyThread_start_new_thread(work_forever, worker) == PYTHREAD_INVALID_THREAD_ID:
         return False
     fastopt_store(&n_workers, n_workers + 1)

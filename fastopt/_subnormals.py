@@ -65,7 +65,19 @@ def set_flush_subnormals(flush: bool) -> None:
 
 
 def get_flush_subnormals() -> bool:
-    """Return whether the optimizers take subnormal numbers for zero."""
+    """Return whether the optimizers take subnormal numbers for zero.
+
+    Returns
+    -------
+    bool
+        What `set_flush_subnormals` or the environment set last; False to begin with.
+
+    Examples
+    --------
+    >>> import fastopt
+    >>> fastopt.get_flush_subnormals()
+    False
+    """
     return _core.get_flush_subnormals()
 
 

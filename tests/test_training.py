@@ -210,7 +210,7 @@ def test_ctrl_c_as_a_signal():
     timer.start()
     history = ours.fit(*data(), iterations=10**8)
     timer.join()
-    assert ours.interrupted
+    assert ours.interrupted, (ours.iteration, ours.epoch, ours._is_stopped, len(history["loss"]))
     assert 0 < len(history["loss"]) < 10**8
     assert ours.optimizer.iter in (ours.iteration, ours.iteration + 1)
 

@@ -621,6 +621,8 @@ cdef bint may_overlap(cnp.ndarray a, other):
     if not isinstance(other, np.ndarray):
         return False
     b = other
+    if cnp.PyArray_SIZE(b) == 0:
+        return False  # from no element, the bounds would reach back
     low = high = <char*> cnp.PyArray_DATA(b)
     high += cnp.PyArray_ITEMSIZE(b)
     for d in range(cnp.PyArray_NDIM(b)):

@@ -551,6 +551,19 @@ def test_net_refuses_samples_that_share_an_outputs_memory_without_being_an_array
 
 
 @both
+def test_empty_batch_overlaps_no_output(package):
+    """Where its strides reach back over an output that lies before it, too."""
+    net, x, t = net_and_batch(package)
+    out = net.gradient(x, t)
+    db, d = out["b1"], x.shape[1]
+    buffer = np.zeros(db.size + d)
+    out["b1"] = buffer[: db.size]
+    for empty in (buffer[db.size :].reshape(1, d)[:0], buffer[: db.size].reshape(-1, 1)[:0]):
+        with refused(ValueError, "no samples", out):
+            net.gradient(empty, t[:0], out=out)
+
+
+@both
 def test_activation_may_be_a_string_of_numpy(package):
     net = package.MultiLayerNet(4, [3], 2, np.str_("sigmoid"), rng=0)
     want = package.MultiLayerNet(4, [3], 2, "sigmoid", rng=0)

@@ -30,11 +30,12 @@ INEXACT = {
 SPEED_FLAGS = {"unix": ["-O3", "-fno-math-errno", "-fno-trapping-math"], "msvc": ["/O2"]}
 
 # The kernels' variants: one source, compiled for one instruction set each, on x86-64 alone.
-# csrc/_cpu.pyx asks for just these before a variant is imported.
+# csrc/_cpu.pyx asks for just these before a variant is imported. Fused multiply-add is for
+# csrc/products.h, which names it.
 VARIANT_FLAGS = {
-    "_kernels_avx2": {"unix": ["-mavx2"], "msvc": ["/arch:AVX2"]},
+    "_kernels_avx2": {"unix": ["-mavx2", "-mfma"], "msvc": ["/arch:AVX2"]},
     "_kernels_avx512": {
-        "unix": ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl"],
+        "unix": ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma"],
         "msvc": ["/arch:AVX512"],
     },
 }
@@ -52,8 +53,10 @@ SANITIZERS = {
 }
 SANITIZE = SANITIZERS[os.environ["FASTOPT_SANITIZE"]] if "FASTOPT_SANITIZE" in os.environ else []
 
-MODULES = ["_cpu", "_pool", "_kernels_baseline", "_core", "_layers", *VARIANT_FLAGS]
-INCLUDED = sorted(str(path) for path in Path("csrc").glob("*.px[di]"))
+MODULES = [
+    "_cpu", "_pool", "_kernels_baseline", "_core", "_blas_products", "_layers", *VARIANT_FLAGS
+]  # fmt: skip
+INCLUDED = sorted(str(path) for end in ("px[di]", "h") for path in Path("csrc").glob(f"*.{end}"))
 
 
 class BuildExt(build_ext):
@@ -144,7 +147,7 @@ def extension(name):
     return Extension(
         f"fastopt.{name}",
         [f"csrc/{name}.pyx"],
-        include_dirs=[np.get_include()],
+        include_dirs=[np.get_include(), "csrc"],
         depends=INCLUDED,  # else an edit of an included file goes unseen
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION"), ("NDEBUG", None)],
         undef_macros=["NDEBUG"] if DEBUG else [],

@@ -364,7 +364,7 @@ cdef class Stepper:
         is_awake = pool.is_awake()
         n_threads = 1
         if self.n_jobs > 1 and (is_awake or self.bytes_moved >= THREADING_BYTES):
-            n_threads = pool.claim()
+            n_threads = pool.claim(pool.threads())
         with nogil:
             if n_threads > 1:
                 pool.run(n_threads, &context, &phase, 1, is_awake)
@@ -844,7 +844,7 @@ cdef inline bint is_known_operand(Entry* entry, int k, PyObject* array) noexcept
     return True
 
 
-cdef void run_job(void* context, Py_ssize_t job) noexcept nogil:
+cdef void run_job(void* context, Py_ssize_t job, int _thread) noexcept nogil:
     """Do one job as the calling thread would: in its float mode, whatever this thread's own is."""
     cdef Step* step = <Step*> context
     cdef Job* j = &step.jobs[job]

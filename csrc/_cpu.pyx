@@ -7,7 +7,8 @@ cdef extern from *:
       #if defined(_MSC_VER) && !defined(__clang__)
         #include <intrin.h>
         #include <immintrin.h>
-        /* leaf 1: bit 27 of ecx, the OS saves extended state; leaf 7: the instruction sets;
+        /* leaf 1: bit 27 of ecx, the OS saves extended state; bit 12, fused multiply-add, which
+           counts as part of AVX2; leaf 7: the instruction sets;
            xgetbv: which registers it saves (2|4: AVX, 0xe0: AVX-512) */
         static int fastopt_leaf(int leaf, int reg) {
             int r[4]; __cpuid(r, 0);
@@ -18,23 +19,25 @@ cdef extern from *:
             return (fastopt_leaf(1, 2) >> 27 & 1) && (_xgetbv(0) & mask) == mask;
         }
         static int fastopt_has_avx2(void) {
-            return fastopt_saves(6) && (fastopt_leaf(7, 1) >> 5 & 1);
+            return fastopt_saves(6) && (fastopt_leaf(7, 1) >> 5 & 1)
+                && (fastopt_leaf(1, 2) >> 12 & 1);
         }
         static int fastopt_has_avx512(void) {
             int b = fastopt_leaf(7, 1);
-            return fastopt_saves(0xe6) && (b >> 16 & 1) && (b >> 17 & 1) && (b >> 30 & 1)
-                && ((unsigned)b >> 31 & 1);
+            return fastopt_has_avx2() && fastopt_saves(0xe6) && (b >> 16 & 1) && (b >> 17 & 1)
+                && (b >> 30 & 1) && ((unsigned)b >> 31 & 1);
         }
       #else
         /* the compiler's own check covers the operating system, too */
         static int fastopt_has_avx2(void) {
             __builtin_cpu_init();
-            return __builtin_cpu_supports("avx2") != 0;
+            return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
         }
         static int fastopt_has_avx512(void) {
             __builtin_cpu_init();
-            return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")
-                && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+            return fastopt_has_avx2() && __builtin_cpu_supports("avx512f")
+                && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw")
+                && __builtin_cpu_supports("avx512vl");
         }
       #endif
     #else

@@ -1,22 +1,23 @@
-# The layers and nets, compiled: checks what they were given, calls BLAS and the passes with the GIL
+# The layers and nets, compiled: checks what they were given, calls products and passes with the GIL
 # released. What a layer remembers is kept by fastopt/layers.py. The included files, in the order
-# of what builds on what: arrays and their products, the passes, an Affine layer in pieces, labels,
-# a whole net.
+# of what builds on what: arrays, the passes, products, an Affine layer in pieces, labels, a whole
+# net.
 
 cimport numpy as cnp
+
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
 
 import os
 
 import numpy as np
 
-from fastopt import _blas, _instruction_sets, _net, _pool
+from fastopt import _instruction_sets, _net, _pool
 
 cnp.import_array()
 
-cdef tuple _blas_functions = _blas.thread_functions()
-
 include "matrices.pxi"
 include "pass_calls.pxi"
+include "products.pxi"
 include "affine.pxi"
 include "labels.pxi"
 include "network.pxi"
@@ -32,6 +33,8 @@ cdef struct AffineCall:
     char* dx
     Py_ssize_t n_blocks
     Py_ssize_t n_slabs
+    char* scratch          # of the products, a part for each thread
+    Py_ssize_t scratch_size
 
 
 cdef int check_shape(str name, cnp.ndarray a, tuple wanted) except -1:
@@ -104,9 +107,9 @@ def affine_gradient(dout, cnp.ndarray x, W, b, dW=None, db=None):
     return dx, dW_array, db_array
 
 
-cdef void run_affine(
+cdef int run_affine(
     AffineCall* call, int type_num, job_function on_blocks, job_function on_slabs, int products,
-) noexcept:
+) except -1:
     cdef Affine* affine = &call.affine
     cdef Phase[2] phases
     cdef double operations = 2.0 * products * affine.x.rows * affine.W.rows * affine.W.columns
@@ -117,35 +120,48 @@ cdef void run_affine(
     call.n_slabs = count_slabs(affine.W.rows, 1, n_threads)
     phases[0] = Phase(on_blocks, call.n_blocks, False)
     phases[1] = Phase(on_slabs, call.n_slabs, False)
+    call.scratch_size = affine_scratch(call.is_double, affine, affine.x.rows, affine.x.rows)
+    memory = <char*> PyMem_Malloc(n_threads * call.scratch_size + CACHE_LINE)
+    if memory == NULL:
+        raise MemoryError()
+    call.scratch = <char*> padded(<size_t> memory)
     run_products(operations, n_threads, call, phases, products)
+    PyMem_Free(memory)
+    return 0
 
 
-cdef void affine_forward_block(void* context, Py_ssize_t block) noexcept nogil:
+cdef void affine_forward_block(void* context, Py_ssize_t block, int thread) noexcept nogil:
     cdef AffineCall* call = <AffineCall*> context
     cdef Affine* affine = &call.affine
     cdef Py_ssize_t first = cut(affine.x.rows, call.n_blocks, block)
     cdef Py_ssize_t n = cut(affine.x.rows, call.n_blocks, block + 1) - first
     cdef Matrix x = some_rows(&affine.x, call.item, first, n)
-    affine_rows(call.is_double, affine, &x, affine.out + first * affine.W.columns * call.item)
+    affine_rows(
+        call.is_double, affine, &x, affine.out + first * affine.W.columns * call.item,
+        call.scratch + thread * call.scratch_size,
+    )
 
 
-cdef void affine_backward_block(void* context, Py_ssize_t block) noexcept nogil:
+cdef void affine_backward_block(void* context, Py_ssize_t block, int thread) noexcept nogil:
     cdef AffineCall* call = <AffineCall*> context
     cdef Affine* affine = &call.affine
     cdef Py_ssize_t first = cut(affine.x.rows, call.n_blocks, block)
     cdef Py_ssize_t n = cut(affine.x.rows, call.n_blocks, block + 1) - first
     cdef Matrix dout = some_rows(&affine.dout, call.item, first, n)
     affine_input_gradient_rows(
-        call.is_double, affine, &dout, call.dx + first * affine.W.rows * call.item
+        call.is_double, affine, &dout, call.dx + first * affine.W.rows * call.item,
+        call.scratch + thread * call.scratch_size,
     )
 
 
-cdef void affine_backward_slab(void* context, Py_ssize_t slab) noexcept nogil:
+cdef void affine_backward_slab(void* context, Py_ssize_t slab, int thread) noexcept nogil:
     cdef AffineCall* call = <AffineCall*> context
     cdef Affine* affine = &call.affine
     cdef Py_ssize_t first = cut(affine.W.rows, call.n_slabs, slab)
     cdef Py_ssize_t n = cut(affine.W.rows, call.n_slabs, slab + 1) - first
-    affine_weight_gradient_rows(call.is_double, call.item, affine, first, n)
+    affine_weight_gradient_rows(
+        call.is_double, call.item, affine, first, n, call.scratch + thread * call.scratch_size
+    )
     if slab == 0:
         sum_rows(call.is_double, &affine.dout, affine.db)
 

@@ -113,10 +113,10 @@ cdef int wanted_threads() noexcept:
     return <int> fastopt_load(&n_threads)
 
 
-cdef int claim() noexcept:
+cdef int claim(int most) noexcept:
     """Take the pool, starting workers that are missing; return the number of threads, or 1."""
-    cdef int n, wanted = wanted_threads()
-    if wanted == 1 or fastopt_exchange(&busy, 1):
+    cdef int n, wanted = min(wanted_threads(), most)
+    if wanted <= 1 or fastopt_exchange(&busy, 1):
         return 1
     while has_gates() and n_workers < wanted - 1 and start_worker():
         pass
@@ -204,7 +204,7 @@ cdef void work_on_phase(int phase, int own) noexcept nogil:
             job = fastopt_fetch_add(&taken.next, 1)
             if job >= taken.end:
                 break
-            phases[phase].function(context, <Py_ssize_t> job)
+            phases[phase].function(context, <Py_ssize_t> job, own)
             if fastopt_count_down(&state.left) == 0 and phase + 1 < n_phases:
                 PyThread_release_lock(state.gate)
 
@@ -247,7 +247,7 @@ cdef void run_alone(void* job_context, const Phase* run_phases, int n_run_phases
     cdef Py_ssize_t job
     for k in range(n_run_phases):
         for job in range(run_phases[k].n_jobs):
-            run_phases[k].function(job_context, job)
+            run_phases[k].function(job_context, job, 0)
 
 
 cdef void share_out(

@@ -66,8 +66,29 @@ cdef struct Passes64:
     ) noexcept nogil
     double (*squares)(Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t) noexcept nogil
 
+# c := op(a)·op(b) for row-major matrices: whether a and b are transposed, m, n, k, a, lda, b, ldb,
+# c, ldc, and scratch memory
+ctypedef void (*product32)(
+    int, int, Py_ssize_t, Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t,
+    const float*, Py_ssize_t, float*, Py_ssize_t, void*
+) noexcept nogil
+ctypedef void (*product64)(
+    int, int, Py_ssize_t, Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t,
+    const double*, Py_ssize_t, double*, Py_ssize_t, void*
+) noexcept nogil
+# How many bytes of scratch memory a product of m, n, k wants, aligned as cache lines are
+ctypedef Py_ssize_t (*product_scratch)(Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
+
+cdef struct Products:
+    # NULL all of them where there are none: BLAS's are taken then
+    product32 float32
+    product64 float64
+    product_scratch scratch32
+    product_scratch scratch64
+
 cdef struct KernelTable:
     int n_rules
     Rule[MAX_RULES] rules
     Passes32 float32
     Passes64 float64
+    Products products

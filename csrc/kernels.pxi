@@ -1,12 +1,29 @@
-# The table of kernels of one instruction set: every rule and every pass at every dtype, handed in
-# a capsule to the modules that call them. No arrays and no functions that Python sees belong here:
-# this text is compiled once for each instruction set, and only arithmetic may depend on it.
+# The table of kernels of one instruction set: every rule, every pass and the matrix products, each
+# at every dtype, handed in a capsule to the modules that call them. No arrays and no functions that
+# Python sees belong here: this text is compiled once for each instruction set, and only arithmetic
+# may depend on it.
 
 from cpython.pycapsule cimport PyCapsule_New
-from kernel_table cimport KernelTable, Passes32, Passes64, Rule
+from kernel_table cimport (
+    KernelTable,
+    Passes32,
+    Passes64,
+    Products,
+    Rule,
+    product32,
+    product64,
+    product_scratch,
+)
 
 include "rules.pxi"
 include "passes.pxi"
+
+cdef extern from "products.h":
+    # NULL where this instruction set has none
+    const product32 product_float
+    const product64 product_double
+    const product_scratch product_scratch_float
+    const product_scratch product_scratch_double
 
 cdef KernelTable kernel_table
 
@@ -26,6 +43,9 @@ kernel_table.float32 = Passes32(
 kernel_table.float64 = Passes64(
     activate[double], activate_backward[double], softmax_loss[double],
     softmax_loss_backward[double], sum_rows[double], add_scaled[double], squares[double],
+)
+kernel_table.products = Products(
+    product_float, product_double, product_scratch_float, product_scratch_double
 )
 
 table = PyCapsule_New(&kernel_table, "fastopt.kernel_table", NULL)

@@ -1,13 +1,12 @@
-# Arrays as BLAS takes them, and their products. What a layer computes of them does not belong here.
+# Arrays as matrix products take them. What is computed of them does not belong here.
 #
-# An input that is not a native, aligned float32 or float64 array in a layout that BLAS or a pass
-# can walk is converted once, on the way in.
+# An input that is not a native, aligned float32 or float64 array in a layout that a product or a
+# pass can walk is converted once, on the way in.
 
-from blas cimport gemm
 from libc.limits cimport INT_MAX
 
 cdef struct Matrix:
-    # A two-dimensional array as BLAS takes it: its stored rows are those of the array, or its
+    # A two-dimensional array as a product takes it: its stored rows are those of the array, or its
     # columns where it is transposed.
     char* data
     int rows
@@ -42,19 +41,6 @@ cdef inline Matrix some_columns(
 ) noexcept nogil:
     return Matrix(
         a.data + first * column_stride(a) * item, a.rows, <int> n, a.ld, a.transposed
-    )
-
-
-cdef inline void multiply(
-    bint is_double, const Matrix* a, bint transpose_a, const Matrix* b, bint transpose_b, void* c,
-) noexcept nogil:
-    """c = op(a)·op(b) for a contiguous c; op transposes where its flag is set."""
-    cdef int m = a.columns if transpose_a else a.rows
-    cdef int k = a.rows if transpose_a else a.columns
-    cdef int n = b.rows if transpose_b else b.columns
-    gemm(
-        is_double, transpose_a != a.transposed, transpose_b != b.transposed, m, n, k,
-        a.data, a.ld, b.data, b.ld, c, n,
     )
 
 
@@ -98,7 +84,7 @@ cdef int as_int(Py_ssize_t n) except -1:
 
 
 cdef cnp.ndarray as_matrix(cnp.ndarray a, Matrix* matrix):
-    """Describe a two-dimensional array, or a copy of one whose strides BLAS can't walk.
+    """Describe a two-dimensional array, or a copy of one whose strides a product can't walk.
 
     The array that was described is returned: the caller must hold on to it.
     """
@@ -125,5 +111,5 @@ cdef cnp.ndarray as_matrix(cnp.ndarray a, Matrix* matrix):
 
 
 cdef bint is_ld(Py_ssize_t stride, Py_ssize_t length, Py_ssize_t item) noexcept:
-    """Tell whether BLAS can step from one stored row of a length to the next by a stride."""
+    """Tell whether a product can step from one stored row of a length to the next by a stride."""
     return stride % item == 0 and length * item <= stride <= INT_MAX * item

@@ -10,14 +10,12 @@
 # What lies between layers is kept in a workspace, which grows with the largest batch seen.
 
 cimport cython
-from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.string cimport memcpy
 
 cdef enum:
     # Rows that go forward together: their values stay in a core's own cache
     FORWARD_ROWS = 256
     BACKWARD_ROWS = 512
-    CACHE_LINE = 64
     PAGE = 4096
     # Samples that are fetched before they are copied
     GATHER_AHEAD = 2
@@ -57,9 +55,11 @@ cdef struct Walk:
     Py_ssize_t* labels     # NULL if only scores are wanted
     double* losses
     char* scores           # NULL if only losses are wanted
+    char* scratch          # of the products, a part for each thread
+    Py_ssize_t scratch_size
 
 
-cdef void gradient_block(void* context, Py_ssize_t block) noexcept nogil:
+cdef void gradient_block(void* context, Py_ssize_t block, int thread) noexcept nogil:
     """Take a block of rows forward and back, and write every layer's `out`, `dout` and its db."""
     cdef Walk* walk = <Walk*> context
     cdef Py_ssize_t first = cut(walk.n, walk.n_blocks, block)
@@ -68,47 +68,86 @@ cdef void gradient_block(void* context, Py_ssize_t block) noexcept nogil:
     cdef int i = walk.n_affines - 1
     cdef Affine* affine = &walk.affines[i]
     cdef Matrix dout = some_rows(&affine.dout, walk.item, first, n)
-    forward_rows(walk, first, n, first, dout.data)
+    forward_rows(walk, first, n, first, dout.data, thread)
     softmax_loss(
         is_double, n, dout.columns, walk.labels + first, dout.data, walk.losses + first
     )
-    softmax_loss_backward(
-        is_double, n, dout.columns, walk.labels + first, 1.0 / walk.n, dout.data,
-        block_db(walk, affine, block),
-    )
+    loss_backward_rows(walk, affine, first, n)
     while i > 0:
         i -= 1
         affine = &walk.affines[i]
         affine_input_gradient_rows(
-            is_double, affine + 1, &dout, affine.dout.data + first * affine.W.columns * walk.item
+            is_double, affine + 1, &dout, affine.dout.data + first * affine.W.columns * walk.item,
+            scratch_of(walk, thread),
         )
         dout = some_rows(&affine.dout, walk.item, first, n)
-        activate_backward(
-            is_double, affine.kind, n, dout.columns,
-            affine.out + first * dout.columns * walk.item, dout.data, block_db(walk, affine, block),
+        activate_backward_rows(walk, affine, first, n)
+
+
+# The next two go by groups of rows, each with a sum of its own for db, so that the order of db's
+# sum does not depend on how the batch is cut into blocks.
+
+cdef void loss_backward_rows(
+    Walk* walk, Affine* affine, Py_ssize_t first, Py_ssize_t n,
+) noexcept nogil:
+    """Turn the probabilities of rows into the gradient of the scores, and sum it up for db."""
+    cdef Py_ssize_t group, at
+    cdef int columns = affine.W.columns
+    for group in range(count_groups(n)):
+        at = first + group * CUT_ROWS
+        softmax_loss_backward(
+            walk.is_double, min(first + n - at, CUT_ROWS), columns, walk.labels + at, 1.0 / walk.n,
+            affine.dout.data + at * columns * walk.item, group_db(walk, affine, at),
         )
 
 
-cdef inline char* block_db(Walk* walk, Affine* affine, Py_ssize_t block) noexcept nogil:
-    """Return where a block puts its share of db."""
-    if walk.n_blocks == 1:
+cdef void activate_backward_rows(
+    Walk* walk, Affine* affine, Py_ssize_t first, Py_ssize_t n,
+) noexcept nogil:
+    """Take rows of the gradient back through the activation, and sum it up for db."""
+    cdef Py_ssize_t group, at, offset
+    cdef int columns = affine.W.columns
+    for group in range(count_groups(n)):
+        at = first + group * CUT_ROWS
+        offset = at * columns * walk.item
+        activate_backward(
+            walk.is_double, affine.kind, min(first + n - at, CUT_ROWS), columns,
+            affine.out + offset, affine.dout.data + offset, group_db(walk, affine, at),
+        )
+
+
+cdef inline Py_ssize_t count_groups(Py_ssize_t n) noexcept nogil:
+    return (n + CUT_ROWS - 1) // CUT_ROWS
+
+
+cdef inline char* group_db(Walk* walk, Affine* affine, Py_ssize_t at) noexcept nogil:
+    """Return where the group of rows that begins at one puts its share of db."""
+    if walk.n <= CUT_ROWS:
         return affine.db
-    return affine.partial_db + block * affine.W.columns * walk.item
+    return affine.partial_db + at // CUT_ROWS * affine.W.columns * walk.item
 
 
-cdef void gradient_slab(void* context, Py_ssize_t k) noexcept nogil:
-    """Write some rows of a dW; with the first of a layer, add up the blocks' shares of its db."""
+cdef inline char* scratch_of(Walk* walk, int thread) noexcept nogil:
+    return walk.scratch + thread * walk.scratch_size
+
+
+cdef void gradient_slab(void* context, Py_ssize_t k, int thread) noexcept nogil:
+    """Write some rows of a dW; with the first of a layer, add up the groups' shares of its db."""
     cdef Walk* walk = <Walk*> context
     cdef Slab* slab = &walk.slabs[k]
     cdef Affine* affine = slab.affine
     cdef Matrix shares
-    affine_weight_gradient_rows(walk.is_double, walk.item, affine, slab.first, slab.n)
-    if slab.first == 0 and walk.n_blocks > 1:
-        shares = contiguous(affine.partial_db, <int> walk.n_blocks, affine.W.columns)
+    affine_weight_gradient_rows(
+        walk.is_double, walk.item, affine, slab.first, slab.n, scratch_of(walk, thread)
+    )
+    if slab.first == 0 and walk.n > CUT_ROWS:
+        shares = contiguous(
+            affine.partial_db, <int> count_groups(walk.n), affine.W.columns
+        )
         sum_rows(walk.is_double, &shares, affine.db)
 
 
-cdef void forward_block(void* context, Py_ssize_t block) noexcept nogil:
+cdef void forward_block(void* context, Py_ssize_t block, int thread) noexcept nogil:
     """Take a thread's share of the rows forward, to scores or to losses."""
     cdef Walk* walk = <Walk*> context
     cdef Py_ssize_t first = cut(walk.n, walk.n_blocks, block)
@@ -122,7 +161,7 @@ cdef void forward_block(void* context, Py_ssize_t block) noexcept nogil:
             scores = walk.scores + first * classes * walk.item
         else:
             scores = last.out + block * FORWARD_ROWS * classes * walk.item
-        forward_rows(walk, first, n, block * FORWARD_ROWS, scores)
+        forward_rows(walk, first, n, block * FORWARD_ROWS, scores, thread)
         if walk.scores == NULL:
             softmax_loss(
                 walk.is_double, n, classes, walk.labels + first, scores, walk.losses + first
@@ -131,7 +170,7 @@ cdef void forward_block(void* context, Py_ssize_t block) noexcept nogil:
 
 
 cdef void forward_rows(
-    Walk* walk, Py_ssize_t first, Py_ssize_t n, Py_ssize_t at, char* scores,
+    Walk* walk, Py_ssize_t first, Py_ssize_t n, Py_ssize_t at, char* scores, int thread,
 ) noexcept nogil:
     """Take rows through the layers; what lies between begins at row `at` of the workspace."""
     cdef int i, item = walk.item
@@ -151,7 +190,7 @@ cdef void forward_rows(
             out = affine.out + at * affine.W.columns * item
         else:
             out = scores
-        affine_rows(walk.is_double, affine, &x, out)
+        affine_rows(walk.is_double, affine, &x, out, scratch_of(walk, thread))
         x = contiguous(out, <int> n, affine.W.columns)
 
 
@@ -221,10 +260,6 @@ cdef class Workspace:
         else:
             self.used += padded(n * size)
         return <char*> begin
-
-
-cdef inline size_t padded(size_t size) noexcept:
-    return (size + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE
 
 
 cdef class Network:
@@ -333,7 +368,7 @@ cdef class Network:
         return 0
 
     cdef int find_parameters(self, Workspace workspace, dict params) except -1:
-        """Describe the parameters; one that BLAS or a pass can't walk is copied for this call."""
+        """Describe the parameters; one that a product can't walk is copied for this call."""
         cdef int i
         cdef Affine* affine
         cdef cnp.ndarray W, b
@@ -509,7 +544,8 @@ cdef class Network:
         cdef Walk* walk = &workspace.walk
         cdef Affine* affine
         cdef int i, columns
-        cdef Py_ssize_t item = self.item, n_rows = walk.n
+        cdef Py_ssize_t item = self.item, n_rows = walk.n, scratch = 0
+        cdef Py_ssize_t rows = min(walk.n, BACKWARD_ROWS + CUT_ROWS if backward else FORWARD_ROWS)
         if not backward and (walk.n_blocks > 1 or walk.n > FORWARD_ROWS):
             n_rows = walk.n_blocks * FORWARD_ROWS
         walk.rows = walk.labels = NULL
@@ -533,9 +569,12 @@ cdef class Network:
                 affine.dout.data = workspace.part(n_rows, columns * item)
             affine.dout = contiguous(affine.dout.data, <int> walk.n, columns)
             if backward:
-                affine.partial_db = workspace.part(walk.n_blocks, columns * item)
+                affine.partial_db = workspace.part(count_groups(walk.n), columns * item)
             if i > 0:
                 affine.x = contiguous(walk.affines[i - 1].out, <int> walk.n, self.sizes[i])
+            scratch = max(scratch, affine_scratch(self.is_double, affine, rows, walk.n))
+        walk.scratch_size = scratch
+        walk.scratch = workspace.part(n_threads, scratch) if scratch else NULL
 
     cdef void cut_slabs(self, Walk* walk, int n_threads) noexcept:
         """Cut the gradients of the weights into slabs of about equal work."""

@@ -1,9 +1,10 @@
 # What the worker pool offers to the other compiled modules, handed over in a capsule. No code
 # belongs here.
 
-# One job of many: called with the caller's context and the job's number, on any thread, without the
-# GIL.
-ctypedef void (*job_function)(void* context, Py_ssize_t job) noexcept nogil
+# One job of many: called with the caller's context, the job's number and that of the thread, on any
+# thread, without the GIL. Jobs that run at the same time have threads of different numbers, from 0
+# to one less than the call has.
+ctypedef void (*job_function)(void* context, Py_ssize_t job, int thread) noexcept nogil
 
 cdef enum:
     MAX_PHASES = 2
@@ -19,9 +20,9 @@ cdef struct PoolApi:
     int (*threads)() noexcept
     # Whether a worker lingers, and so is there at once.
     bint (*is_awake)() noexcept
-    # With the GIL: take the pool; return how many threads it will use, the calling one included.
-    # 1 means that it was not taken, and the caller does its work alone.
-    int (*claim)() noexcept
+    # With the GIL: take the pool; return how many threads it will use, the calling one included, at
+    # the most so many. 1 means that it was not taken, and the caller does its work alone.
+    int (*claim)(int most) noexcept
     # Without: run the phases' jobs on that many threads, and give the pool back if it was taken.
     # Only the last phase may be without jobs. `stay`: let the workers linger afterwards.
     void (*run)(

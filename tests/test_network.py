@@ -1,17 +1,13 @@
-"""The compiled walk through a whole net: every batch size, cut and layout, its memory, its threads.
+"""The compiled walk through a whole net: every batch size, cut and layout, its memory.
 
-What a net is to its users is tested in test_nets.py.
+What a net is to its users is tested in test_nets.py, matrix products in test_products.py.
 """
 
 import copy
-import ctypes
-import os
 import pickle
 import sys
 import threading
-import time
 import tracemalloc
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +17,7 @@ from test_instruction_sets import run
 from test_layers import assert_close, layouts
 
 import fastopt
-from fastopt import _blas, _instruction_sets, _layers, _pool, reference
+from fastopt import _instruction_sets, _layers, _pool, reference
 
 SIZES = (240, 120, 80, 10)  # large enough to be cut for threads from 34 rows on
 EVERY_BATCH = range(1, 301)
@@ -334,143 +330,6 @@ def test_replaced_parameter_that_lies_in_an_output_is_refused():
     net.params["W2"] = out["W2"]
     with pytest.raises(ValueError, match=r"out\['W2'\] and parameter 'W2' overlap"):
         net.gradient(x, t, out=out)
-
-
-def blas_threads():
-    """Return the number of threads of the BLAS that scipy calls, or None if it can't be told."""
-    get, _ = _blas.thread_functions()
-    return ctypes.CFUNCTYPE(ctypes.c_int)(get)() if get else None
-
-
-needs_openblas = pytest.mark.skipif(blas_threads() is None, reason="scipy calls another BLAS")
-
-
-@needs_openblas
-def test_blas_is_the_one_that_threadpoolctl_finds():
-    threadpoolctl = pytest.importorskip("threadpoolctl")
-    with threadpoolctl.threadpool_limits(3, user_api="blas"):
-        assert blas_threads() == 3
-    with threadpoolctl.threadpool_limits(1, user_api="blas"):
-        assert blas_threads() == 1
-
-
-@needs_openblas
-@pytest.mark.parametrize("threads", [1, 2])
-def test_blas_has_one_thread_within_a_gradient_and_its_own_after_it(threads):
-    threadpoolctl = pytest.importorskip("threadpoolctl")
-    fastopt.set_num_threads(threads)
-    net = fastopt.MultiLayerNet(*SIZES[:1], SIZES[1:-1], 10, rng=0)
-    x, t = samples(3000)
-    stop, seen = threading.Event(), set()
-
-    def work():
-        while not stop.is_set():
-            net.gradient(x, t)
-
-    with threadpoolctl.threadpool_limits(2, user_api="blas"):
-        worker = threading.Thread(target=work)
-        worker.start()
-        deadline = time.monotonic() + 60
-        while 1 not in seen and time.monotonic() < deadline:
-            seen.add(blas_threads())
-        stop.set()
-        worker.join()
-        assert 1 in seen
-        assert blas_threads() == 2
-        with pytest.raises(ValueError, match="labels"):
-            net.gradient(x, t[:-1])
-        assert blas_threads() == 2
-
-
-@needs_openblas
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="no list of a process's threads")
-def test_only_the_threads_that_were_set_do_the_products():
-    code = """
-import time
-import numpy as np, fastopt
-from pathlib import Path
-from threadpoolctl import threadpool_limits
-
-def seconds():
-    ticks = {}
-    for task in Path("/proc/self/task").iterdir():
-        fields = (task / "stat").read_text().rpartition(")")[2].split()
-        ticks[task.name] = int(fields[11]) + int(fields[12])
-    return ticks
-
-fastopt.set_num_threads(2)
-net = fastopt.MultiLayerNet(400, [300, 200], 10, rng=0)
-x, t = np.ones((512, 400), "f4"), np.zeros(512, int)
-with threadpool_limits(3, user_api="blas"):
-    grads = net.gradient(x, t)
-    layer = fastopt.Affine(net.params["W1"], net.params["b1"])
-    time.sleep(0.5)  # BLAS has started threads of its own, which spin for a while
-    before = seconds()
-    while sum(seconds().values()) - sum(before.values()) < 150:
-        net.gradient(x, t, out=grads)
-        layer.backward(layer.forward(x))
-    print(sum(after - before.get(task, 0) > 5 for task, after in seconds().items()))
-"""
-    pytest.importorskip("threadpoolctl")
-    done = run(code)
-    assert done.stderr == ""
-    assert done.stdout.strip() in {"1", "2"}  # 1 where the second thread never got a core
-
-
-@needs_openblas
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_child_that_was_forked_in_a_product_has_its_blas_threads():
-    code = """
-import os, threading, warnings, numpy as np, fastopt
-from threadpoolctl import threadpool_limits
-from test_network import blas_threads
-
-warnings.simplefilter("ignore", DeprecationWarning)  # fork beside threads is what is tested
-net = fastopt.MultiLayerNet(400, [300, 200], 10, rng=0)
-x, t = np.ones((4000, 400), "f4"), np.zeros(4000, int)
-with threadpool_limits(2, user_api="blas"):
-    stop = threading.Event()
-    def work():
-        while not stop.is_set():
-            net.gradient(x, t)
-    worker = threading.Thread(target=work)
-    worker.start()
-    while blas_threads() != 1:
-        pass
-    child = os.fork()
-    if child == 0:
-        ok = blas_threads() == 2
-        net.gradient(x, t)
-        os._exit(0 if ok and blas_threads() == 2 else 1)
-    status = os.waitpid(child, 0)[1]
-    stop.set()
-    worker.join()
-    print(os.waitstatus_to_exitcode(status))
-"""
-    pytest.importorskip("threadpoolctl")
-    done = run(code)
-    assert done.stdout.strip() == "0", done.stderr
-
-
-def test_products_without_a_blas_that_can_be_told(monkeypatch):
-    monkeypatch.setattr(_blas, "_PREFIXES", ("no_such_",))
-    assert _blas.thread_functions() == (0, 0)
-    code = """
-import numpy as np
-from fastopt import _blas
-_blas._PREFIXES = ()
-import fastopt
-from fastopt import _pool, reference
-fastopt.set_num_threads(2)
-ours, twin = (p.MultiLayerNet(400, [300], 10, dtype=float, rng=0) for p in (fastopt, reference))
-x, t = np.random.default_rng(0).random((300, 400)), np.arange(300) % 10
-for key, g in twin.gradient(x, t).items():
-    np.testing.assert_allclose(ours.gradient(x, t)[key], g, atol=1e-12)
-print(_pool.count_workers())
-"""
-    done = run(code)
-    assert done.stderr == ""
-    assert done.stdout.strip() == "0"
 
 
 def units_off(got, want):

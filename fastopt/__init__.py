@@ -49,7 +49,7 @@ __all__ = [
     "show_config",
 ]
 
-# What loads scipy's linear algebra, or is not needed to take a step, is imported when first used.
+# What is not needed to take a step is imported when first used; layers may load scipy.
 _LAZY = {
     "Affine": "fastopt.layers",
     "Relu": "fastopt.layers",

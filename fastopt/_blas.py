@@ -1,10 +1,11 @@
 """The BLAS that scipy's linear algebra calls: how many threads it uses, and how to say so.
 
-The rule: a product that fastopt asks for runs on the thread that asks, and it is fastopt's own
-workers that share out the products of a net. BLAS's workers, which would fight them for the cores,
-are switched off for as long as fastopt is in a product and then get their number back. Where BLAS
-can't be told, it shares out the products, and fastopt's workers stay away from them. Only the
-functions are found here; csrc/_layers.pyx calls them.
+Imported only where the kernels that were chosen have no matrix products of their own. The rule: a
+product that fastopt asks for runs on the thread that asks, and it is fastopt's own workers that
+share out the products of a net. BLAS's workers, which would fight them for the cores, are switched
+off for as long as fastopt is in a product and then get their number back. Where BLAS can't be told,
+it shares out the products, and fastopt's workers stay away from them. Only the functions are found
+here; csrc/products.pxi calls them.
 """
 
 from __future__ import annotations

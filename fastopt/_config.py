@@ -32,9 +32,9 @@ def show_config(mode: str = "stdout") -> dict[str, dict[str, Any]] | None:
     Returns
     -------
     dict of str to dict, or None
-        For `mode` 'dicts' versions; the kernels' instruction set in use and those available; number
-        of threads; whether subnormal numbers are flushed; the BLAS that the layers call; the
-        compiler. Else None.
+        For `mode` 'dicts' versions; the kernels' instruction set in use and those available; whose
+        matrix products layers and nets use, ``'fastopt'`` or ``'BLAS'``; number of threads; whether
+        subnormal numbers are flushed; the compiler; SciPy's BLAS; the machine. Else None.
 
     Raises
     ------
@@ -68,6 +68,8 @@ def _config() -> dict[str, dict[str, Any]]:
 
     import scipy
 
+    from fastopt import _layers
+
     blas = scipy.show_config(mode="dicts")["Build Dependencies"]["blas"]
     return {
         "versions": {
@@ -79,6 +81,7 @@ def _config() -> dict[str, dict[str, Any]]:
         "kernels": {
             "variant": _instruction_sets.variant,
             "available": _instruction_sets.available(),
+            "products": "BLAS" if _layers.uses_blas else "fastopt",
             "threads": get_num_threads(),
             "flush_subnormals": get_flush_subnormals(),
             "compiler": _core.compiler,

@@ -115,7 +115,7 @@ def _parser() -> _Parser:
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
     _add_compare(commands)
     _add_trajectories(commands)
-    info = commands.add_parser("info", help="version, instruction sets, products, threads, BLAS, compiler")
+    info = commands.add_parser("info", help="versions, kernels, threads, BLAS, compiler")
     info.set_defaults(run=lambda args: fastopt.show_config(), error=info.error)
     return parser
 

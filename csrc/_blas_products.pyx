@@ -43,5 +43,7 @@ cdef Py_ssize_t no_scratch(Py_ssize_t _m, Py_ssize_t _n, Py_ssize_t _k) noexcept
     return 0
 
 
-cdef Products products = Products(multiply32, multiply64, no_scratch, no_scratch)
+cdef Products products
+products.float32, products.float64 = multiply32, multiply64
+products.scratch32 = products.scratch64 = no_scratch
 table = PyCapsule_New(&products, "fastopt.products", NULL)

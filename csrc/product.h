@@ -6,7 +6,8 @@
    As Goto and van de Geijn (2008) cut it: a panel of b, some vectors wide and at most MAX_DEPTH deep,
    is copied to where it lies contiguous; a tile of c, TILE_ROWS rows of it by the panel's width,
    is summed up in registers, element by element of a, each multiplied with a row of the panel. a is
-   read where it lies, or, where many panels want it, from a copy in the order of the tiles.
+   read where it lies, or, where many panels want it, from a copy in the order of the tiles. b is read
+   where it lies, too, where its rows do so and few tiles want them.
 
    Every element of c is the sum over k in order, a fused multiply-add each, begun anew every
    MAX_DEPTH or fewer elements; so the bits depend neither on where in c it stands, nor on how c is
@@ -31,10 +32,12 @@ ALWAYS_INLINE Py_ssize_t NAME(column)(int j, int vectors, Py_ssize_t last) {
     return j + 1 < vectors ? j * LANES : last;
 }
 
-/* One tile: rows × vectors of c. An element (i, p) of a is at a[i·row + p·column]. */
+/* One tile: rows × vectors of c. An element (i, p) of a is at a[i·row + p·column]; row p of the panel
+   begins at panel[p·step], and is contiguous if it was copied. */
 ALWAYS_INLINE void NAME(tile)(
     int rows, int vectors, Py_ssize_t k, const REAL *a, Py_ssize_t row, Py_ssize_t column,
-    const REAL *panel, REAL *c, Py_ssize_t ldc, Py_ssize_t last, int adds
+    const REAL *panel, Py_ssize_t step, int is_copied, REAL *c, Py_ssize_t ldc, Py_ssize_t last,
+    int adds
 ) {
     VECTOR sums[TILE_ROWS][TILE_VECTORS], b[TILE_VECTORS];
     UNROLLED for (int i = 0; i < rows; i++) {
@@ -45,7 +48,9 @@ ALWAYS_INLINE void NAME(tile)(
     }
     for (Py_ssize_t p = 0; p < k; p++) {
         UNROLLED for (int j = 0; j < vectors; j++) {
-            b[j] = ((const VECTOR *) panel)[p * vectors + j];
+            b[j] = *(const ANYWHERE *) (
+                panel + p * step + (is_copied ? j * LANES : NAME(column)(j, vectors, last))
+            );
         }
         UNROLLED for (int i = 0; i < rows; i++) {
             const VECTOR element = a[i * row + p * column] - (VECTOR) { 0 };
@@ -79,36 +84,36 @@ ALWAYS_INLINE void NAME(tile)(
    p·TILE_ROWS + i. */
 ALWAYS_INLINE void NAME(tiles)(
     int vectors, Py_ssize_t m, Py_ssize_t k, const REAL *a, Py_ssize_t row, Py_ssize_t column,
-    int is_packed, const REAL *panel, REAL *c, Py_ssize_t ldc, Py_ssize_t last, int adds
+    int is_packed, const REAL *panel, Py_ssize_t step, int is_copied, REAL *c, Py_ssize_t ldc,
+    Py_ssize_t last, int adds
 ) {
+#define TILE(rows) \
+    NAME(tile)(rows, vectors, k, a, row, column, panel, step, is_copied, c, ldc, last, adds)
     const Py_ssize_t tile = is_packed ? TILE_ROWS * k : TILE_ROWS * row;
-    Py_ssize_t i = 0;
-    for (; i + TILE_ROWS <= m; i += TILE_ROWS, a += tile) {
-        NAME(tile)(TILE_ROWS, vectors, k, a, row, column, panel, c + i * ldc, ldc, last, adds);
-    }
-    for (; i + 3 <= m; i += 3, a += 3 * row) {
-        NAME(tile)(3, vectors, k, a, row, column, panel, c + i * ldc, ldc, last, adds);
-    }
-    for (; i < m; i++, a += row) {
-        NAME(tile)(1, vectors, k, a, row, column, panel, c + i * ldc, ldc, last, adds);
-    }
+    for (; m >= TILE_ROWS; m -= TILE_ROWS, a += tile, c += TILE_ROWS * ldc) TILE(TILE_ROWS);
+    for (; m >= 4; m -= 4, a += 4 * row, c += 4 * ldc) TILE(4);
+    for (; m >= 2; m -= 2, a += 2 * row, c += 2 * ldc) TILE(2);
+    for (; m > 0; m--, a += row, c += ldc) TILE(1);
+#undef TILE
 }
 
-/* The same, compiled for each way in which a may lie and each width of a panel. */
+/* The same, compiled for each way in which a and the panel may lie, and each width of a panel. */
 static void NAME(under_panel)(
     int vectors, Py_ssize_t m, Py_ssize_t k, const REAL *a, Py_ssize_t row, Py_ssize_t column,
-    int is_packed, const REAL *panel, REAL *c, Py_ssize_t ldc, Py_ssize_t last, int adds
+    int is_packed, const REAL *panel, Py_ssize_t step, int is_copied, REAL *c, Py_ssize_t ldc,
+    Py_ssize_t last, int adds
 ) {
+#define TILES(width, row, column, is_packed, step, is_copied) \
+    NAME(tiles)( \
+        width, m, k, a, row, column, is_packed, panel, step, is_copied, c, ldc, last, adds \
+    )
 #define CASE(width) \
     if (vectors == width) { \
-        if (is_packed) { \
-            NAME(tiles)(width, m, k, a, 1, TILE_ROWS, 1, panel, c, ldc, last, adds); \
-        } else if (column == 1) { \
-            NAME(tiles)(width, m, k, a, row, 1, 0, panel, c, ldc, last, adds); \
-        } else { \
-            NAME(tiles)(width, m, k, a, 1, column, 0, panel, c, ldc, last, adds); \
-        } \
-        return; \
+        if (is_packed) TILES(width, 1, TILE_ROWS, 1, width * LANES, 1); \
+        else if (column == 1 && is_copied) TILES(width, row, 1, 0, width * LANES, 1); \
+        else if (is_copied) TILES(width, 1, column, 0, width * LANES, 1); \
+        else if (column == 1) TILES(width, row, 1, 0, step, 0); \
+        else TILES(width, 1, column, 0, step, 0); \
     }
     CASE(1)
     CASE(2)
@@ -116,6 +121,7 @@ static void NAME(under_panel)(
     CASE(3)
 #endif
 #undef CASE
+#undef TILES
 }
 
 /* Copy rows of a in the order of the tiles. */
@@ -224,7 +230,8 @@ static void NAME(product)(
     const Py_ssize_t b_row = transpose_b ? 1 : ldb, b_column = transpose_b ? ldb : 1;
     const Py_ssize_t all_vectors = (n + LANES - 1) / LANES, panels = NAME(panels)(n);
     const Py_ssize_t depths = (k + MAX_DEPTH - 1) / MAX_DEPTH;
-    const int is_packed = panels >= MIN_PANELS_TO_PACK;
+    const int is_copied = m > MAX_ROWS_IN_PLACE || b_column != 1 || n < LANES;
+    const int is_packed = panels >= MIN_PANELS_TO_PACK && is_copied;
     REAL *panel = scratch, *packed = panel + (k < MAX_DEPTH ? k : MAX_DEPTH) * TILE_VECTORS * LANES;
     Py_ssize_t rows;
     for (Py_ssize_t q = 0; q < depths; q++) {
@@ -240,12 +247,12 @@ static void NAME(product)(
                 const Py_ssize_t begin = all_vectors * r / panels, j = begin * LANES;
                 const int vectors = (int) (all_vectors * (r + 1) / panels - begin);
                 const Py_ssize_t width = n - j < vectors * LANES ? n - j : vectors * LANES;
-                NAME(pack_b)(
-                    depth, vectors, width - LANES, b + p * b_row + j * b_column, b_row, b_column, panel
-                );
+                const Py_ssize_t last = width - LANES;
+                const REAL *from = b + p * b_row + j * b_column;
+                if (is_copied) NAME(pack_b)(depth, vectors, last, from, b_row, b_column, panel);
                 NAME(under_panel)(
-                    vectors, rows, depth, tiles, a_row, a_column, is_packed, panel,
-                    c + i * ldc + j, ldc, width - LANES, q > 0
+                    vectors, rows, depth, tiles, a_row, a_column, is_packed,
+                    is_copied ? panel : from, b_row, is_copied, c + i * ldc + j, ldc, last, q > 0
                 );
             }
         }

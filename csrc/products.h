@@ -36,6 +36,8 @@
 #define MAX_DEPTH 400
 /* Rows of a that are packed at a time, where it is packed */
 #define MAX_PACKED_ROWS 240
+/* Rows of c up to which it does not pay to copy b */
+#define MAX_ROWS_IN_PLACE (2 * TILE_ROWS)
 /* Panels of b from which on it pays to pack a */
 #define MIN_PANELS_TO_PACK 4
 

@@ -1,8 +1,8 @@
 """One training step in each library: `LIBRARIES[name](job, threads)` returns a function.
 
 A step takes the next batch from the samples, computes all gradients and makes an Adam step, as the
-library's users would write it; "products" does nothing but the step's matrix products, into arrays
-that are there.
+library's users would write it. "flushing" is fastopt that takes subnormal numbers for zero, as jax
+does; "products" does nothing but the step's matrix products, into arrays that are there.
 """
 
 from __future__ import annotations
@@ -62,10 +62,11 @@ BATCH_SIZES = [1, 4, 16, 32, 64, 128, 256, 512]
 JOBS |= {str(n): Job((784, 100, 100, 100, 100, 10), n) for n in BATCH_SIZES}
 
 
-def _fastopt(job: Job, threads: int) -> Step:
+def _fastopt(job: Job, threads: int, flushes: bool) -> Step:
     import fastopt
 
     fastopt.set_num_threads(threads)
+    fastopt.set_flush_subnormals(flushes)
     sizes = job.sizes
     net, optimizer = fastopt.MultiLayerNet(sizes[0], sizes[1:-1], sizes[-1]), fastopt.Adam()
     (x, t), batches = job.data(), job.batches()
@@ -211,7 +212,8 @@ def _products(job: Job, threads: int) -> Step:
 
 
 LIBRARIES: dict[str, Callable[[Job, int], Step]] = {
-    "fastopt": _fastopt,
+    "fastopt": functools.partial(_fastopt, flushes=False),
+    "flushing": functools.partial(_fastopt, flushes=True),
     "NumPy float64": functools.partial(_numpy, dtype="f8"),
     "NumPy float32": functools.partial(_numpy, dtype="f4"),
     "torch": functools.partial(_torch, is_compiled=False),

@@ -493,7 +493,7 @@ cdef class Network:
         ):
             walk.source = contiguous(cnp.PyArray_DATA(samples), 0, self.sizes[0])
             return samples
-        samples = as_samples(samples.take(numbers, axis=0), self.sizes[0], self.type_num)
+        samples = as_samples(take_rows(samples, numbers), self.sizes[0], self.type_num)
         samples = as_matrix(samples, &walk.source)
         if walk.source.rows != walk.n:
             raise ValueError("batch was changed while its rows were taken")
@@ -514,7 +514,7 @@ cdef class Network:
         if numbers is not None and cnp.PyArray_NDIM(given) and (
             cnp.PyArray_DIM(given, 0) == n_samples
         ):
-            given, n_samples = given.take(numbers, axis=0), walk.n
+            given, n_samples = take_rows(given, numbers), walk.n
         labels = class_indices(given, n_samples, classes)
         memcpy(walk.labels, cnp.PyArray_DATA(labels), walk.n * sizeof(Py_ssize_t))
         return 0
@@ -634,6 +634,11 @@ cdef cnp.ndarray as_row_numbers(rows):
     if cnp.PyArray_NDIM(numbers) != 1:
         raise ValueError(f"batch has shape {(<object> numbers).shape}, wants (N,)")
     return as_integers(numbers)
+
+
+cdef cnp.ndarray take_rows(cnp.ndarray x, cnp.ndarray numbers):
+    """Copy rows of x by numbers that were checked; NumPy 1 itself takes none of uint64."""
+    return (<object> x).take((<object> numbers).astype(np.intp), axis=0)
 
 
 cdef int read_rows(cnp.ndarray numbers, Py_ssize_t n_samples, Py_ssize_t* to) except -1:

@@ -13,8 +13,9 @@
    MAX_DEPTH or fewer elements; so the bits depend neither on where in c it stands, nor on how c is
    cut into calls, nor on the instruction set.
 
-   The last vector of a panel ends where the row ends, and may overlap the one before it: both then
-   compute the same. Only a c that is narrower than one vector is padded. */
+   The last vector of a panel ends where the row ends, and may overlap the one before it, which is in
+   the same panel (the last panel has two vectors at least if c has): both then compute the same. Only
+   a c that is narrower than one vector is padded. */
 
 typedef REAL NAME(vector) __attribute__((vector_size(VECTOR_BYTES), may_alias));
 typedef REAL NAME(anywhere)

@@ -476,6 +476,7 @@ class Liar(np.ndarray):
     shape = (400_000, 3)
 
 
+@pytest.mark.filterwarnings("ignore:Setting the shape:DeprecationWarning")
 def test_arrays_that_are_reshaped_within_a_call_are_refused():
     W, x = np.ones((400, 500)), np.ones((64, 400))
 

@@ -149,7 +149,11 @@ def extension(name):
         [f"csrc/{name}.pyx"],
         include_dirs=[np.get_include(), "csrc"],
         depends=INCLUDED,  # else an edit of an included file goes unseen
-        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION"), ("NDEBUG", None)],
+        define_macros=[
+            ("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION"),
+            ("NDEBUG", None),
+            *([("FASTOPT_VARIANT", None)] if name in VARIANT_FLAGS else []),
+        ],
         undef_macros=["NDEBUG"] if DEBUG else [],
     )
 

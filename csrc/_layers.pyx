@@ -87,7 +87,7 @@ def affine_gradient(dout, cnp.ndarray x, W, b, dW=None, db=None):
     cdef AffineCall call
     cdef Affine* affine = &call.affine
     cdef tuple inputs = (W, b, dout, x)
-    if cnp.PyArray_NDIM(x) != 2:
+    if cnp.PyArray_NDIM(x) != 2 or cnp.PyArray_DIM(x, 0) == 0:
         raise ValueError(f"x was changed since forward: its shape is now {(<object> x).shape}")
     cdef cnp.ndarray dout_array = as_floats("dout", dout, type_num)
     check_shape("dout", dout_array, (cnp.PyArray_DIM(x, 0), W.shape[1]))
@@ -108,11 +108,11 @@ def affine_gradient(dout, cnp.ndarray x, W, b, dW=None, db=None):
 
 
 cdef int run_affine(
-    AffineCall* call, int type_num, job_function on_blocks, job_function on_slabs, int products,
+    AffineCall* call, int type_num, job_function on_blocks, job_function on_slabs, int n_phases,
 ) except -1:
     cdef Affine* affine = &call.affine
     cdef Phase[2] phases
-    cdef double operations = 2.0 * products * affine.x.rows * affine.W.rows * affine.W.columns
+    cdef double operations = 2.0 * n_phases * affine.x.rows * affine.W.rows * affine.W.columns
     cdef int n_threads = threads_for(operations)
     call.is_double = type_num == cnp.NPY_FLOAT64
     call.item = 8 if call.is_double else 4
@@ -125,7 +125,7 @@ cdef int run_affine(
     if memory == NULL:
         raise MemoryError()
     call.scratch = <char*> padded(<size_t> memory)
-    run_products(operations, n_threads, call, phases, products)
+    run_products(operations, n_threads, call, phases, n_phases)
     PyMem_Free(memory)
     return 0
 

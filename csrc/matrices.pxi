@@ -79,7 +79,7 @@ cdef cnp.ndarray empty_matrix(Py_ssize_t rows, Py_ssize_t columns, int type_num)
 
 cdef int as_int(Py_ssize_t n) except -1:
     if n > INT_MAX:
-        raise ValueError(f"a side of {n} is too large for BLAS, which counts to {INT_MAX}")
+        raise ValueError(f"a side of {n} is too large for products, which count to {INT_MAX}")
     return <int> n
 
 

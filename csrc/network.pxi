@@ -45,6 +45,7 @@ cdef struct Walk:
     int item
     int n_affines
     Affine* affines
+    int n_threads          # that it is cut and has scratch memory for
     Py_ssize_t n           # rows of the batch
     Py_ssize_t n_blocks
     Slab* slabs
@@ -525,6 +526,7 @@ cdef class Network:
         """Settle how the batch is cut, and where in the workspace everything goes."""
         cdef Walk* walk = &workspace.walk
         cdef int n_threads = threads_for(self.operations(walk.n, backward))
+        walk.n_threads = n_threads
         walk.n_blocks = count_blocks(walk.n, n_threads)
         if backward:  # blocks that a core's own cache can hold, a whole number for each thread
             walk.n_blocks *= 1 + (walk.n - 1) // (walk.n_blocks * BACKWARD_ROWS)
@@ -617,7 +619,7 @@ cdef class Network:
         phases[1] = Phase(gradient_slab, walk.n_slabs, True)
         if backward:
             phases[0].function = gradient_block
-        run_products(operations, threads_for(operations), walk, phases, 2 if backward else 1)
+        run_products(operations, walk.n_threads, walk, phases, 2 if backward else 1)
 
 
 cdef dict as_dict(mapping):

@@ -1,19 +1,22 @@
 /* Matrix products for the instruction set that a kernels' module is compiled for: how wide its
    registers are, and how it multiplies and adds. The algorithm is in product.h, included here for
-   each dtype. Where there is no fused multiply-add (the baseline, processors other than x86-64) or
-   no vectors (Visual C++), HAS_PRODUCTS is 0 and BLAS does the products.
+   each dtype. In the baseline, on processors other than x86-64, and where the compiler has no vectors
+   (Visual C++), HAS_PRODUCTS is 0 and BLAS does the products.
 
    Fused multiply-add is asked for by name, in products alone: compilers may not contract (setup.py). */
 
 #ifndef FASTOPT_PRODUCTS_H
 #define FASTOPT_PRODUCTS_H
 
-#if (defined(__GNUC__) || defined(__clang__)) && defined(__AVX512F__)
+/* FASTOPT_VARIANT: defined for all kernels but the baseline's (setup.py), whatever CFLAGS allow */
+#if !defined(FASTOPT_VARIANT) || !(defined(__GNUC__) || defined(__clang__))
+  #define HAS_PRODUCTS 0
+#elif defined(__AVX512F__)
   #define HAS_PRODUCTS 1
   #define VECTOR_BYTES 64
   #define TILE_ROWS 8     /* 24 of 32 registers hold sums, 3 a row of b, 1 an element of a */
   #define TILE_VECTORS 3
-#elif (defined(__GNUC__) || defined(__clang__)) && defined(__AVX2__) && defined(__FMA__)
+#elif defined(__AVX2__) && defined(__FMA__)
   #define HAS_PRODUCTS 1
   #define VECTOR_BYTES 32
   #define TILE_ROWS 6     /* 12 of 16 registers hold sums, 2 a row of b, 1 an element of a */

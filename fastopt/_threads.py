@@ -25,9 +25,9 @@ def set_num_threads(n: int) -> None:
     n : int
         From 1, the calling thread alone, to 64. Workers are started when there is first enough to
         do for them, and sleep when there is not. The optimizers' results are the same bits
-        whatever the number. So are those of layers and nets with AVX2 or AVX-512 kernels; where
-        BLAS does the products, they are the same in every run for one number, and differ by
-        rounding between two.
+        whatever the number. So are those of layers and nets where the products are fastopt's own;
+        where BLAS does them, they are the same in every run for one number, and differ by rounding
+        between two.
 
     Raises
     ------
@@ -42,11 +42,12 @@ def set_num_threads(n: int) -> None:
     this process may use, by its affinity mask and the CPU quota of its container.
 
     The matrix products of `Affine` and the nets count: a product is done by the thread that asks
-    for it, and fastopt's workers share out the pieces of a batch. Where there are no kernels for
-    AVX2, BLAS does the products: the OpenBLAS that SciPy brings is set to one thread for as long as
-    fastopt is in such a call, and then given its number back; no setting of BLAS is needed, and
-    OPENBLAS_NUM_THREADS changes nothing here. Where SciPy calls another BLAS, that one's own
-    threads and settings apply to the products, and this number to the optimizers alone.
+    for it, and fastopt's workers share out the pieces of a batch. Products are fastopt's own with
+    AVX2 and AVX-512, but for builds by Visual C++; else BLAS does them: the OpenBLAS that SciPy
+    brings is set to one thread for as long as fastopt is in such a call, and then given its number
+    back; no setting of BLAS is needed, and OPENBLAS_NUM_THREADS changes nothing here. Where SciPy
+    calls another BLAS, that one's own threads and settings apply to the products, and this number
+    to the optimizers alone.
 
     Examples
     --------

@@ -495,6 +495,10 @@ def test_arrays_that_are_reshaped_within_a_call_are_refused():
     with pytest.raises(ValueError, match="x was changed since forward"):
         layer.backward(np.ones((x.size, 500)))
     x.shape = (64, 400)
+    layer.forward(np.ones((64, 400)))
+    layer._x.resize((0, 400), refcheck=False)
+    with pytest.raises(ValueError, match="x was changed since forward"):
+        layer.backward(np.ones((0, 500)))
     net = fastopt.MultiLayerNet(400, [3], 2, dtype=np.float64)
     for call in (net.loss, net.gradient):
         x.shape = (64, 400)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import argparse
 import csv
 import os
+import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -259,8 +260,9 @@ def _writable(text: str, suffixes: Sequence[str]) -> Path:
     if path.suffix[1:].lower() not in suffixes:
         raise argparse.ArgumentTypeError(f"{text!r} must end in .{', .'.join(suffixes)}")
     try:
-        if path.exists() and not path.is_file():
-            raise argparse.ArgumentTypeError(f"{text!r} is there and no file")
+        with suppress(FileNotFoundError):  # not path.exists(), which hides other errors
+            if not stat.S_ISREG(path.stat().st_mode):
+                raise argparse.ArgumentTypeError(f"{text!r} is there and no file")
         with tempfile.TemporaryDirectory(dir=path.resolve().parent):
             pass
     except OSError as error:

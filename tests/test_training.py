@@ -207,6 +207,8 @@ def test_ctrl_c_as_a_signal():
 
     # What is raised in a callback of the garbage collector is lost, and hypothesis has one
     callbacks, gc.callbacks[:] = list(gc.callbacks), []
+    # A process that was started in the background may ignore the signal
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     ours = trainer(batch_size=1)
     main = threading.get_ident()
     timer = threading.Timer(0.2, lambda: signal.pthread_kill(main, signal.SIGINT))
@@ -215,6 +217,7 @@ def test_ctrl_c_as_a_signal():
         history = ours.fit(*data(), iterations=10**6)
     finally:
         timer.join()
+        signal.signal(signal.SIGINT, handler)
         gc.callbacks[:] = callbacks
     assert ours.interrupted, ours.iteration
     assert 0 < len(history["loss"]) < 10**6

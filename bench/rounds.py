@@ -122,8 +122,8 @@ def draw(times: Times, x: Sequence[float], texts: dict[str, str], limit: str, pa
     axes.set(xscale="log", yscale="log", xlabel=texts["xlabel"], ylabel="µs per step")
     axes.set_title(texts["title"])
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    for item in [axes.title, axes.xaxis.label, axes.yaxis.label, *axes.get_legend().get_texts()]:
+    legend = figure.legend(loc="outside right upper", frameon=False)
+    for item in [axes.title, axes.xaxis.label, axes.yaxis.label, *legend.get_texts()]:
         item.set_fontsize(14)
     axes.tick_params(labelsize=13)
     figure.savefig(path)

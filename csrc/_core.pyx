@@ -4,14 +4,20 @@
 #
 # Stepper.step:  is it the last step again?                       (GIL, a few ns an array)
 #                else gather -> check each entry -> check overlaps
-#                -> cut into jobs -> enter new states             (GIL, can raise)
+#                -> cut into jobs
+#                -> enter new states, rebind plain numbers
+#                -> look once more: does all stand as it was checked?  (GIL, can raise)
 #                -> kernels, on this thread or on the pool's      (no GIL if it is long)
-#                -> write back what was packed or a plain number  (GIL)
+#                -> copy back what was packed                     (GIL)
 #
 # An entry is one parameter with its operands: the parameter, its gradient, its states. Where all of
 # them are native arrays of one dtype, one shape and one contiguous layout, the kernel works on them
 # directly. Where one is not (strided, unaligned, byte-swapped, another dtype, a plain number), a
 # packed copy stands in for it and is written back afterwards.
+#
+# Mappings, keys and plain numbers can run code of the caller's, which can change anything: a last
+# look, after which no such code runs, finds what no longer stands as it was checked. Plain numbers
+# are computed and rebound before that, so that a mapping that refuses one leaves all as it was.
 #
 # The entries outlive the step. A later step over arrays of the same memory, shape, dtype and flags
 # needs no further check, whichever objects they are: `is_known_step` compares just that, on the
@@ -40,12 +46,13 @@ from pool_api cimport Phase, PoolApi
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 
 cimport numpy as cnp
 
 import numpy as np
 
-from fastopt import _instruction_sets, _pool
+from fastopt import _instruction_sets, _overlaps, _pool
 
 cnp.import_array()
 
@@ -74,6 +81,7 @@ cdef extern from "Python.h":
     Py_ssize_t Py_REFCNT(PyObject*) noexcept
     bint PyUnicode_CheckExact(PyObject*) noexcept
     int PyUnicode_Compare(PyObject*, PyObject*) noexcept
+    unsigned long PyThread_get_thread_ident() noexcept
 
 cdef extern from *:
     """
@@ -124,6 +132,11 @@ cdef enum:
     MIN_ALIGNED_BYTES = 1024
     # Arrays of more dimensions are checked anew in each step
     MAX_KNOWN_NDIM = 4
+    # Interleaved views are compared two by two, or all at once by their elements' addresses if
+    # there are fewer elements for each pair than this: a pair takes about 2 µs, an element 0.1
+    ELEMENTS_PER_PAIR = 20
+    # So few pairs are compared two by two in any case
+    FEW_PAIRS = 64
 
 cdef enum:
     PARAM = 0  # the operands of an entry
@@ -171,23 +184,29 @@ cdef struct Span:
     # the memory of one array that a step writes
     char* low
     char* high
+    char* reach       # the highest `high` of this span and of all sorted before it
     Py_ssize_t entry
     int operand
 
 
-# Which process this is, counted in forks: a thread that was in a step is not there in the child.
-# It is written where a process has one thread.
+# Which process this is, counted in forks: of the threads that were in a step only the one that
+# forked is there in the child. All of it is written where a process has one thread.
 cdef long long generation = 1
+cdef unsigned long forking_thread = 0
+cdef long long forked_since = 0  # the generation from which on all forks were that thread's
 
 
-def count_fork():
+def after_fork():
     """Begin anew in a forked child."""
-    global generation
+    global generation, forking_thread, forked_since
+    if PyThread_get_thread_ident() != forking_thread:
+        forking_thread = PyThread_get_thread_ident()
+        forked_since = generation
     generation += 1
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=count_fork)
+    os.register_at_fork(after_in_child=after_fork)
 
 
 # Whether kernels flush subnormal numbers; a step reads it once.
@@ -222,7 +241,8 @@ cdef class Stepper:
     cdef int n_operands
     cdef shared_int n_steps    # completed
     cdef shared_int n_known    # those of them that needed no further check
-    cdef shared_int busy       # the process generation in which a step is under way, or 0
+    cdef shared_int busy       # the process generation in which a step began, or 0
+    cdef unsigned long owner   # the thread that is in it
     cdef Entry* entries        # of the step under way, or the last one
     cdef Py_ssize_t n_entries
     cdef bint is_known         # the entries are those of a step that may be compared with
@@ -305,12 +325,20 @@ cdef class Stepper:
         """Refuse a step within a step, unless that one was left behind in a parent process."""
         cdef long long before = swap_if(&self.busy, 0, generation)
         if before == 0:
+            self.owner = PyThread_get_thread_ident()
             return 0
-        if before == generation or swap_if(&self.busy, before, generation) != before:
+        if self.is_under_way(before) or swap_if(&self.busy, before, generation) != before:
             raise_busy()
+        self.owner = PyThread_get_thread_ident()
         self.n_entries = 0  # its references are those of a thread that does not exist here
         self.is_known = self.owns_references = False
         return 0
+
+    cdef bint is_under_way(self, long long began) noexcept:
+        """Tell whether a step that began in a generation is one of this process."""
+        return began == generation or (
+            self.owner == forking_thread and began >= forked_since
+        )
 
     cdef int take(self, params, grads, tuple states, const double* c) except -1:
         """Update all, once everything is known or checked."""
@@ -326,10 +354,10 @@ cdef class Stepper:
             store(&self.n_known, load(&self.n_known) + 1)
             return 0
         self.check_step(seen_params, seen_grads, seen_states)
-        self.enter_new_states(states)
+        self.settle_dicts(params, states, c)
         self.is_known = self.is_disjoint and self.is_plain()
         self.execute(c)
-        self.write_back(params)
+        self.copy_back()
         return 0
 
     cdef int check_step(self, params, grads, tuple states) except -1:
@@ -339,7 +367,6 @@ cdef class Stepper:
         self.owns_references = True
         self.gather(params)
         self.check(self.gradients(grads), states)
-        self.check_numbers(params)
         self.check_overlaps()
         self.cut_into_jobs()
         return 0
@@ -350,8 +377,7 @@ cdef class Stepper:
         cdef Phase phase
         cdef int n_threads
         cdef bint is_awake
-        cdef float_mode before = get_float_mode()
-        cdef float_mode mode = before | FLUSH if load(&flushes) else before
+        cdef float_mode mode = self.mode()
         check_that(self.is_consistent())
         if self.bytes_moved < GIL_BYTES:
             self.run(c, mode)
@@ -447,7 +473,7 @@ cdef class Stepper:
         if not PyArray_CheckExact(array):
             return False
         data = <char*> PyArray_DATA(<PyArrayObject*> array)
-        j = self.first_ending_behind(data)
+        j = self.first_reaching_beyond(data)
         if j < self.n_written and self.written[j].low < data + (g.high - g.low):
             return False
         g.high += data - g.low
@@ -533,17 +559,6 @@ cdef class Stepper:
         self.n_entries = kept
         return 0
 
-    cdef int check_numbers(self, params) except -1:
-        """Refuse a plain number in a mapping where it can't be replaced."""
-        cdef Py_ssize_t i
-        for i in range(self.n_entries):
-            if self.entries[i].is_number and not hasattr(params, "__setitem__"):
-                raise TypeError(
-                    f"parameter {<object> self.entries[i].key!r} is a plain number, which "
-                    f"can't be replaced in a {type(params).__name__}"
-                )
-        return 0
-
     cdef int check_entry(self, Entry* entry, tuple states) except -1:
         cdef int k
         cdef PyObject* state
@@ -584,12 +599,13 @@ cdef class Stepper:
             entry.dims[k] = PyArray_DIMS(p)[k]
         for k in range(self.n_operands):
             a = <PyArrayObject*> entry.operands[k].array
-            set_bounds(&entry.operands[k])
+            find_bounds(a, &entry.operands[k].low, &entry.operands[k].high)
             entry.operands[k].flags = PyArray_FLAGS(a)
             if (
                 PyArray_FLAGS(a) & (layout | cnp.NPY_ARRAY_ALIGNED)
                 != layout | cnp.NPY_ARRAY_ALIGNED
                 or not is_native(a, type_num)
+                or entry.is_number and k >= STATE  # may yet have to stay as it is
             ):
                 entry.operands[k].packed = pack(a, p, layout)
                 entry.is_packed = True
@@ -611,8 +627,7 @@ cdef class Stepper:
         if not self.has_same_spans():
             self.n_written = 0  # nothing is known until all of the following has passed
             self.collect_spans()
-        for i in range(self.n_entries):
-            self.check_gradient_overlap(i)
+        self.check_gradient_overlaps()
         return 0
 
     cdef bint has_same_spans(self) noexcept:
@@ -634,6 +649,7 @@ cdef class Stepper:
         cdef Py_ssize_t i, j, n = 0
         cdef int k
         cdef Operand* operand
+        cdef Span* span
         self.is_disjoint = True
         for i in range(self.n_entries):
             for k in range(self.n_operands):
@@ -641,25 +657,55 @@ cdef class Stepper:
                     continue
                 operand = &self.entries[i].operands[k]
                 check_that(n < self.capacity * (1 + self.rule.n_states))
-                self.written[n] = Span(operand.low, operand.high, i, k)
+                self.written[n] = Span(operand.low, operand.high, NULL, i, k)
                 n += 1
         if n > 1:
             qsort(self.written, n, sizeof(Span), compare_spans)
         for i in range(n):
+            span = &self.written[i]
+            span.reach = span.high
+            if i > 0:
+                span.reach = max(span.high, self.written[i - 1].reach)
+        i = 0
+        while i < n:
             j = i + 1
-            while j < n and self.written[j].low < self.written[i].high:
-                self.is_disjoint = False
-                if self.share_memory(
-                    self.written[i].entry, self.written[i].operand,
-                    self.written[j].entry, self.written[j].operand,
-                ):
-                    self.raise_overlap(
-                        self.written[i].entry, self.written[i].operand,
-                        self.written[j].entry, self.written[j].operand,
-                    )
+            while j < n and self.written[j].low < self.written[j - 1].reach:
                 j += 1
+            if j - i > 1:
+                self.is_disjoint = False
+                self.check_interleaved(i, j)
+            i = j
         self.n_written = n
         return 0
+
+    cdef int check_interleaved(self, Py_ssize_t first, Py_ssize_t end) except -1:
+        """Refuse spans that share memory among some whose bounds overlap."""
+        cdef Py_ssize_t i, j, pairs = (end - first) * (end - first - 1) // 2
+        if pairs > FEW_PAIRS and self.elements_of(first, end) < pairs * ELEMENTS_PER_PAIR:
+            found = _overlaps.within(self.written_arrays(first, end))
+            if found is not None:
+                self.raise_written_overlap(first + found[0], first + found[1])
+            return 0
+        for i in range(first, end):
+            j = i + 1
+            while j < end and self.written[j].low < self.written[i].high:
+                if self.share_memory(self.array_of(i), self.array_of(j)):
+                    self.raise_written_overlap(i, j)
+                j += 1
+        return 0
+
+    cdef list written_arrays(self, Py_ssize_t first, Py_ssize_t end):
+        return [np.asarray(<object> self.array_of(i)) for i in range(first, end)]
+
+    cdef PyObject* array_of(self, Py_ssize_t i) noexcept:
+        """Return the array of a span."""
+        return self.entries[self.written[i].entry].operands[self.written[i].operand].array
+
+    cdef Py_ssize_t elements_of(self, Py_ssize_t first, Py_ssize_t end) noexcept:
+        cdef Py_ssize_t i, n = 0
+        for i in range(first, end):
+            n += self.entries[self.written[i].entry].size
+        return n
 
     cdef int check_own_overlap(self, Py_ssize_t i, int k) except -1:
         """Refuse an array two of whose elements are one place in memory."""
@@ -667,30 +713,48 @@ cdef class Stepper:
             raise ValueError(f"elements of {self.name_of(i, k)} overlap in memory")
         return 0
 
-    cdef int check_gradient_overlap(self, Py_ssize_t i) except -1:
+    cdef int check_gradient_overlaps(self) except -1:
         """Refuse a gradient in memory that the step writes, unless it is its own parameter."""
-        cdef Operand* g = &self.entries[i].operands[GRAD]
-        cdef Py_ssize_t j = self.first_ending_behind(g.low) if self.is_disjoint else 0
-        cdef Span* span
-        while j < self.n_written:
-            span = &self.written[j]
-            if span.low >= g.high:
-                break
-            if (
-                span.high > g.low
-                and not (span.entry == i and span.operand == PARAM and self.is_own_gradient(i))
-                and self.share_memory(i, GRAD, span.entry, span.operand)
-            ):
-                self.raise_overlap(span.entry, span.operand, i, GRAD)
-            j += 1
+        cdef Py_ssize_t i, j, first = self.n_written, end = 0, pairs = 0, elements = 0
+        cdef Operand* g
+        near = []  # gradients that lie within the bounds of something written
+        for i in range(self.n_entries):
+            g = &self.entries[i].operands[GRAD]
+            j = self.first_reaching_beyond(g.low)
+            if j == self.n_written or self.written[j].low >= g.high or self.is_own_gradient(i):
+                continue
+            near.append(i)
+            elements += self.entries[i].size
+            first = min(first, j)
+            while j < self.n_written and self.written[j].low < g.high:
+                j += 1
+                pairs += 1
+            end = max(end, j)
+        if pairs > FEW_PAIRS and (
+            elements + self.elements_of(first, end) < pairs * ELEMENTS_PER_PAIR
+        ):
+            found = _overlaps.between(
+                self.written_arrays(first, end),
+                [np.asarray(<object> self.entries[i].operands[GRAD].array) for i in near],
+            )
+            if found is not None:
+                self.raise_gradient_overlap(first + found[0], near[found[1]])
+            return 0
+        for i in near:
+            g = &self.entries[i].operands[GRAD]
+            j = self.first_reaching_beyond(g.low)
+            while j < self.n_written and self.written[j].low < g.high:
+                if self.written[j].high > g.low and self.share_memory(g.array, self.array_of(j)):
+                    self.raise_gradient_overlap(j, i)
+                j += 1
         return 0
 
-    cdef Py_ssize_t first_ending_behind(self, char* address) noexcept:
-        """Return the first of the sorted, disjoint spans that ends behind an address."""
+    cdef Py_ssize_t first_reaching_beyond(self, char* address) noexcept:
+        """Return the first of the sorted spans that, or one before it, ends beyond an address."""
         cdef Py_ssize_t low = 0, high = self.n_written, middle
         while low < high:
             middle = (low + high) // 2
-            if self.written[middle].high > address:
+            if self.written[middle].reach > address:
                 high = middle
             else:
                 low = middle + 1
@@ -704,21 +768,31 @@ cdef class Stepper:
         return (
             PyArray_DATA(p) == PyArray_DATA(g)
             and PyArray_DESCR(p).type_num == PyArray_DESCR(g).type_num
-            and is_same(PyArray_STRIDES(p), PyArray_STRIDES(g), PyArray_NDIM(p))
+            and has_same_steps(p, g)
         )
 
-    cdef bint share_memory(self, Py_ssize_t i, int k, Py_ssize_t j, int m) except -1:
-        cdef PyObject* a = self.entries[i].operands[k].array
-        cdef PyObject* b = self.entries[j].operands[m].array
-        try:
-            return np.shares_memory(<object> a, <object> b, max_work=10**6)
+    cdef bint share_memory(self, PyObject* a, PyObject* b) except -1:
+        try:  # as plain arrays: a subclass may have an answer of its own
+            return np.shares_memory(
+                np.asarray(<object> a), np.asarray(<object> b), max_work=10**6
+            )
         except np.exceptions.TooHardError:
             return True  # strides too intricate to tell apart are refused
 
-    cdef int raise_overlap(self, Py_ssize_t i, int k, Py_ssize_t j, int m) except -1:
-        if (j, m) < (i, k) and m != GRAD:
-            i, k, j, m = j, m, i, k
-        raise ValueError(f"{self.name_of(i, k)} and {self.name_of(j, m)} overlap in memory")
+    cdef int raise_written_overlap(self, Py_ssize_t i, Py_ssize_t j) except -1:
+        cdef Span a = self.written[i], b = self.written[j]
+        if (b.entry, b.operand) < (a.entry, a.operand):
+            a, b = b, a
+        raise ValueError(
+            f"{self.name_of(a.entry, a.operand)} and {self.name_of(b.entry, b.operand)} "
+            "overlap in memory"
+        )
+
+    cdef int raise_gradient_overlap(self, Py_ssize_t j, Py_ssize_t i) except -1:
+        cdef Span a = self.written[j]
+        raise ValueError(
+            f"{self.name_of(a.entry, a.operand)} and {self.name_of(i, GRAD)} overlap in memory"
+        )
 
     cdef str name_of(self, Py_ssize_t i, int k):
         key = <object> self.entries[i].key
@@ -727,6 +801,22 @@ cdef class Stepper:
         if k == GRAD:
             return f"the gradient of {key!r}"
         return f"state {self.state_names[k - STATE]}[{key!r}]"
+
+    cdef int settle_dicts(self, params, tuple states, const double* c) except -1:
+        """Write into dicts and mappings, and look once more; after an error, take it all back."""
+        cdef Py_ssize_t n_rebound = 0
+        sizes = [len(state) for state in states]
+        try:
+            self.enter_new_states(states)
+            self.rebind_numbers(params, c, &n_rebound)
+            self.check_unchanged()
+        except BaseException:
+            self.restore_numbers(params, n_rebound)
+            for state, size in zip(states, sizes):
+                while len(state) > size:
+                    state.popitem()  # the last one entered; compares no keys
+            raise
+        return 0
 
     cdef int enter_new_states(self, tuple states) except -1:
         cdef Py_ssize_t i
@@ -739,6 +829,45 @@ cdef class Stepper:
                     PyDict_SetItem(
                         states[k], <object> entry.key, <object> entry.operands[STATE + k].array
                     )
+        return 0
+
+    cdef int rebind_numbers(self, params, const double* c, Py_ssize_t* n_rebound) except -1:
+        """Take plain numbers through the rule, on copies, and replace them in the mapping."""
+        cdef Py_ssize_t i
+        cdef Entry* entry
+        for i in range(self.n_entries):
+            entry = &self.entries[i]
+            if not entry.is_number:
+                continue
+            key, value = <object> entry.key, <object> entry.value
+            if not hasattr(params, "__setitem__"):
+                raise TypeError(
+                    f"parameter {key!r} is a plain number, which can't be replaced in a "
+                    f"{type(params).__name__}"
+                )
+            self.run_entry(entry, c, self.mode())
+            array = <object> entry.operands[PARAM].array
+            n_rebound[0] = i + 1
+            params[key] = array[()] if issubclass(type(value), np.generic) else array.item()
+        return 0
+
+    cdef int restore_numbers(self, params, Py_ssize_t n_rebound) except -1:
+        """Bind the first numbers to what they were, as far as the mapping takes it."""
+        cdef Py_ssize_t i
+        for i in range(n_rebound):
+            if self.entries[i].is_number:
+                with suppress(Exception):
+                    params[<object> self.entries[i].key] = <object> self.entries[i].value
+        return 0
+
+    cdef int check_unchanged(self) except -1:
+        """Find what code of the caller's has changed since it was checked; none runs after this."""
+        cdef Py_ssize_t i
+        cdef int k
+        for i in range(self.n_entries):
+            for k in range(self.n_operands):
+                if not is_unchanged(&self.entries[i], k):
+                    raise RuntimeError(f"{self.name_of(i, k)} was changed while it was checked")
         return 0
 
     cdef int cut_into_jobs(self) except -1:
@@ -761,6 +890,8 @@ cdef class Stepper:
             self.jobs, self.jobs_capacity = jobs, n
         for i in range(self.n_entries):
             entry = &self.entries[i]
+            if entry.is_number:
+                continue
             first = 0
             while first < entry.size:
                 size = min(CHUNK + (entry.head if first == 0 else 0), entry.size - first)
@@ -770,19 +901,33 @@ cdef class Stepper:
                 first += size
         return 0
 
+    cdef float_mode mode(self) noexcept:
+        """Return the float mode that the kernels compute in."""
+        return get_float_mode() | FLUSH if load(&flushes) else get_float_mode()
+
+    cdef void run_entry(self, Entry* entry, const double* c, float_mode mode) noexcept nogil:
+        """Take one entry through the rule."""
+        cdef float_mode before = get_float_mode()
+        if mode != before:
+            set_float_mode(mode)
+        call_kernel(self.rule, c, entry, 0, entry.size)
+        if mode != before:
+            set_float_mode(before)
+
     cdef void run(self, const double* c, float_mode mode) noexcept nogil:
-        """Take every entry through the rule on the calling thread."""
+        """Take every array through the rule on the calling thread."""
         cdef Py_ssize_t i
         cdef float_mode before = get_float_mode()
         if mode != before:
             set_float_mode(mode)
         for i in range(self.n_entries):
-            call_kernel(self.rule, c, &self.entries[i], 0, self.entries[i].size)
+            if not self.entries[i].is_number:
+                call_kernel(self.rule, c, &self.entries[i], 0, self.entries[i].size)
         if mode != before:
             set_float_mode(before)
 
-    cdef int write_back(self, params) except -1:
-        """Copy packed operands to where they came from, and rebind plain numbers."""
+    cdef int copy_back(self) except -1:
+        """Copy packed operands to where they came from."""
         cdef Py_ssize_t i
         cdef int k
         cdef Operand* operand
@@ -794,10 +939,6 @@ cdef class Stepper:
                         cnp.PyArray_CopyInto(
                             <cnp.ndarray> operand.array, <cnp.ndarray> operand.packed
                         )
-            if self.entries[i].is_number:
-                array = <object> self.entries[i].operands[PARAM].array
-                is_scalar = isinstance(<object> self.entries[i].value, np.generic)
-                params[<object> self.entries[i].key] = array[()] if is_scalar else array.item()
         return 0
 
     cdef void release(self) noexcept:
@@ -931,18 +1072,19 @@ cdef int check_parameter(Entry* entry) except -1:
 
 
 cdef bint is_array(PyObject* value) except -1:
-    """Tell whether a value is an array whose memory is all there is to it."""
+    """Tell whether a value is a plain array: a masked one also carries a mask.
+
+    Its type tells, not isinstance, which believes what an object says its class is.
+    """
     if cnp.PyArray_CheckExact(<object> value):
         return True
-    return isinstance(<object> value, np.ndarray) and not isinstance(
-        <object> value, np.ma.MaskedArray
-    )
+    return cnp.PyArray_Check(<object> value) and not isinstance(<object> value, np.ma.MaskedArray)
 
 
 cdef object number_as_array(key, value):
-    if isinstance(value, (float, np.floating)):
+    if issubclass(type(value), (float, np.floating)):
         return np.array(value)
-    if isinstance(value, int):
+    if issubclass(type(value), int):
         raise TypeError(f"parameter {key!r} is the integer {value!r}, wants a float such as 1.0")
     raise TypeError(
         f"parameter {key!r} must be a float32 or float64 array or a float, "
@@ -955,7 +1097,7 @@ cdef int check_gradient(Entry* entry) except -1:
     cdef PyArrayObject* g
     if not is_array(entry.operands[GRAD].array):
         value = <object> entry.operands[GRAD].array
-        if not isinstance(value, (float, int, np.generic)):
+        if not issubclass(type(value), (float, int, np.generic)):
             raise TypeError(
                 f"gradient of {<object> entry.key!r} must be an array or a number, "
                 f"got {type(value).__name__}"
@@ -1010,9 +1152,17 @@ cdef bint has_same_shape(PyArrayObject* a, PyArrayObject* b) noexcept:
     return ndim == PyArray_NDIM(b) and is_same(PyArray_DIMS(a), PyArray_DIMS(b), ndim)
 
 
+cdef bint has_same_steps(PyArrayObject* a, PyArrayObject* b) noexcept:
+    """Tell whether arrays of one shape have the same strides wherever they take a step."""
+    cdef int d
+    for d in range(PyArray_NDIM(a)):
+        if PyArray_DIMS(a)[d] > 1 and PyArray_STRIDES(a)[d] != PyArray_STRIDES(b)[d]:
+            return False
+    return True
+
+
 cdef bint is_same(const cnp.npy_intp* a, const cnp.npy_intp* b, int n) noexcept:
-    """Compare dimensions or strides; those of a 0-d array are NULL, which memcmp may not be given.
-    """
+    """Compare dimensions; those of a 0-d array are NULL, which memcmp may not be given."""
     return n == 0 or memcmp(a, b, n * sizeof(cnp.npy_intp)) == 0
 
 
@@ -1057,21 +1207,43 @@ cdef void set_array(Operand* operand, PyObject* array) noexcept:
     operand.array = array
 
 
-cdef void set_bounds(Operand* operand) noexcept:
+cdef void find_bounds(PyArrayObject* a, char** low, char** high) noexcept:
     """Find the memory between the first and the last byte of an array, whatever its strides."""
-    cdef PyArrayObject* a = <PyArrayObject*> operand.array
     cdef cnp.npy_intp extent
     cdef int d
-    operand.low = operand.high = <char*> PyArray_DATA(a)
+    low[0] = high[0] = <char*> PyArray_DATA(a)
     if count(a) == 0:
         return
-    operand.high += PyArray_ITEMSIZE(a)
+    high[0] += PyArray_ITEMSIZE(a)
     for d in range(PyArray_NDIM(a)):
         extent = (PyArray_DIMS(a)[d] - 1) * PyArray_STRIDES(a)[d]
         if extent < 0:
-            operand.low += extent
+            low[0] += extent
         else:
-            operand.high += extent
+            high[0] += extent
+
+
+cdef bint is_unchanged(Entry* entry, int k) noexcept:
+    """Tell whether an operand's array still has the memory, shape, dtype and flags it had."""
+    cdef Operand* operand = &entry.operands[k]
+    cdef PyArrayObject* a = <PyArrayObject*> operand.array
+    cdef char* low
+    cdef char* high
+    cdef int d
+    find_bounds(a, &low, &high)
+    if (
+        low != operand.low
+        or high != operand.high
+        or PyArray_FLAGS(a) != operand.flags
+        or PyArray_NDIM(a) != entry.ndim
+        or operand.packed == NULL
+        and not is_native(a, cnp.NPY_FLOAT64 if entry.is_double else cnp.NPY_FLOAT32)
+    ):
+        return False
+    for d in range(min(entry.ndim, <int> MAX_KNOWN_NDIM)):
+        if PyArray_DIMS(a)[d] != entry.dims[d]:
+            return False
+    return True
 
 
 cdef bint has_own_overlap(PyArrayObject* a) noexcept:

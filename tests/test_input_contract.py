@@ -7,6 +7,8 @@ update one parameter after the other, the compiled core refuses what depends on 
 import collections
 import contextlib
 import types
+import weakref
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -76,7 +78,7 @@ REFUSED = {
 def contents(mapping):
     """Return what a mapping holds: keys, the very objects, and the bytes of arrays."""
     return [
-        (key, value, value.tobytes() if isinstance(value, np.ndarray) else None)
+        (key, value, value.tobytes() if issubclass(type(value), np.ndarray) else None)
         for key, value in mapping.items()
     ]
 
@@ -457,6 +459,58 @@ def test_interleaved_views_do_not_overlap(row):
 
 
 @every_optimizer
+@pytest.mark.parametrize("gradients", ["apart", "between"])
+def test_many_interleaved_views(row, gradients):
+    """More than are compared two by two; the gradients may lie among them."""
+    n, rng = 40, np.random.default_rng(0)
+    matrix = rng.standard_normal((6, 2 * n)).astype(np.float32)
+    before = matrix.copy()
+    params = {i: matrix[:, i] for i in range(n)}
+    theirs = {i: matrix[:, i].copy() for i in range(n)}
+    if gradients == "between":
+        grads = {i: matrix[:, n + i] for i in range(n)}
+    else:
+        grads = dict(enumerate(rng.standard_normal((n, 6))))
+    compiled, twin = row.compiled(), row.twin()
+    for _ in range(3):
+        compiled.update(params, grads)
+        twin.update(theirs, grads)
+    assert_array_equal(matrix[:, :n].T, [*theirs.values()])
+    assert_array_equal(matrix[:, n:], before[:, n:])
+
+    shifted = {**params, 7: matrix[:, 8]}
+    with refused(ValueError, "parameter 7 and parameter 8 overlap", compiled, shifted, grads):
+        compiled.update(shifted, grads)
+    shifted = {**grads, 7: matrix[:, 8]}
+    with refused(ValueError, "parameter 8 and the gradient of 7", compiled, params, shifted):
+        compiled.update(params, shifted)
+    straddling = {**params, 7: matrix.view(np.uint8)[:, 30:34].view(np.float32)[:, 0]}
+    with refused(ValueError, "parameter 7 and parameter 8 overlap", compiled, straddling, grads):
+        compiled.update(straddling, grads)
+    halfway = {**grads, 7: matrix.view(np.uint8)[:, 30:34].view(np.float32)[:, 0]}
+    with refused(ValueError, r"parameter [78] and the gradient of 7", compiled, params, halfway):
+        compiled.update(params, halfway)
+
+
+def test_interleaved_views_do_not_take_the_square_of_their_number(monkeypatch):
+    asked = []
+    monkeypatch.setattr(np, "shares_memory", lambda *args, **kwargs: asked.append(args))
+    matrix = np.ones((3, 1000))
+    params = {i: matrix[:, i] for i in range(1000)}
+    fastopt.SGD().update(params, {i: np.ones(3) for i in params})
+    assert not asked
+
+
+@every_optimizer
+def test_own_gradient_may_have_other_strides_where_no_step_is_taken(row):
+    ours, theirs = {"p": np.ones((1, 4))}, {"p": np.ones((1, 4))}
+    view = np.lib.stride_tricks.as_strided(ours["p"], (1, 4), (8, 8))
+    row.compiled().update(ours, {"p": view})
+    row.twin().update(theirs, {"p": theirs["p"]})
+    assert_array_equal(ours["p"], theirs["p"])
+
+
+@every_optimizer
 def test_parameter_as_its_own_gradient_equals_twin(row):
     for make in (lambda: np.arange(60.0), lambda: np.arange(120.0)[::2]):
         ours, theirs = {"p": make()}, {"p": make()}
@@ -523,6 +577,149 @@ def test_key_whose_comparison_raises_changes_nothing(row, cls):
     grads = {"a": np.ones(4), "f": 1.0, "z": np.ones((2, 3)), Key(): np.ones(3)}
     with refused(RuntimeError, "does not compare", optimizer, params, grads):
         optimizer.update(params, grads)
+
+
+class Lie:
+    """Something that says it is an array, as a mock with a specification does."""
+
+    @property
+    def __class__(self):
+        return np.ndarray
+
+
+class Array(np.ndarray):
+    """An array that weak references can be made to."""
+
+
+ALIVE = np.ones(4).view(Array)
+LIES = {
+    "mock": lambda: mock.Mock(spec=np.ndarray),
+    "class": Lie,
+    "proxy": lambda: weakref.proxy(ALIVE),
+    "proxy of nothing": lambda: weakref.proxy(np.ones(4).view(Array)),
+}
+
+
+@every_optimizer
+@pytest.mark.parametrize("lie", LIES)
+def test_what_only_says_it_is_an_array_is_refused(row, lie):
+    optimizer, params = started(row.compiled)
+    grads = {"a": np.ones(4), "f": 1.0, "z": np.ones((2, 3)), "bad": np.ones(4)}
+    lying = {**params, "bad": LIES[lie]()}
+    with refused(TypeError, "'bad'", optimizer, lying, grads):
+        optimizer.update(lying, grads)
+    with pytest.raises(TypeError, match="gradient of 'bad' must be an array or a number"):
+        optimizer.update({**params, "bad": np.ones(4)}, {**grads, "bad": LIES[lie]()})
+    for name in row.states:
+        getattr(optimizer, name)["a"] = LIES[lie]()
+        with pytest.raises(TypeError, match=rf"{name}\['a'\] must be an array"):
+            optimizer.update(params, grads)
+        del getattr(optimizer, name)["a"]
+
+
+class Calling:
+    """A key that has something done when it is compared; all have one hash."""
+
+    def __init__(self, name, call=lambda: None):
+        self.name, self.call = name, call
+
+    def __hash__(self):
+        return 1
+
+    def __eq__(self, other):
+        self.call()
+        return isinstance(other, Calling) and self.name == other.name
+
+    def __repr__(self):
+        return f"Calling({self.name!r})"
+
+
+@every_optimizer
+@pytest.mark.parametrize("change", ["resize", "read-only", "shape"])
+@pytest.mark.parametrize("victim", ["parameter", "state"])
+@pytest.mark.filterwarnings("ignore:Setting the shape:DeprecationWarning")
+def test_array_changed_by_a_key_while_it_is_checked(row, change, victim):
+    """Even where the change comes after the array was looked at."""
+    optimizer, victims = row.compiled(), [np.ones(100_000)]
+    params = {"a": victims[0], Calling("key"): np.ones(3)}
+    optimizer.update(params, {"a": np.ones(100_000), Calling("key"): np.ones(3)})
+    if victim == "state":
+        victims = [getattr(optimizer, name)["a"] for name in row.states]
+
+    def alter():
+        for array in victims:
+            if change == "resize":
+                array.resize(1, refcheck=False)
+            elif change == "read-only":
+                array.flags.writeable = False
+            else:
+                array.shape = (100, 1000)
+
+    if not victims:
+        return  # a rule without states
+    grads = {"a": np.ones(100_000), Calling("key", alter): np.ones(3)}
+    before = [array.copy() for array in params.values()]
+    with pytest.raises((RuntimeError, ValueError), match=r"'a'.*(changed|shape|read-only)"):
+        optimizer.update(params, grads)
+    for array, kept in zip(params.values(), before, strict=True):
+        assert_array_equal(array.ravel(), kept.ravel()[: array.size])
+    assert optimizer._stepper.steps == 1
+
+
+class Frozen(dict):
+    """A dict that takes so many items anew, and refuses the next one."""
+
+    def __init__(self, items, most):
+        super().__init__(items)
+        self.most = most
+
+    def __setitem__(self, key, value):
+        if not self.most:
+            self.most = 99  # and is then open again
+            raise TypeError(f"{key!r} stays as it is")
+        self.most -= 1
+        super().__setitem__(key, value)
+
+
+@every_class
+@pytest.mark.parametrize("most", [0, 1])
+def test_mapping_that_refuses_a_number_leaves_all_as_it_was(row, cls, most):
+    optimizer, params = started(cls)
+    params = Frozen({**params, "new": 0.5, "w": np.ones(3)}, most)
+    grads = {"a": np.ones(4), "f": 1.0, "z": np.ones((2, 3)), "new": 1.0, "w": np.ones(3)}
+    with refused(TypeError, "stays as it is", optimizer, params, grads):
+        optimizer.update(params, grads)
+    optimizer.update(params, grads)
+    assert params["f"] < 1.5
+    assert np.all(params["w"] < 1)
+
+
+@with_state
+def test_key_that_can_not_be_compared_once_leaves_no_state(row, cls):
+    """Whichever of the comparisons it is that raises: the last are those of entering its state."""
+    outcomes = []
+    for nth in range(20):
+        optimizer, left = cls(), [nth]
+        first, second = Calling("first"), Calling("second")
+        optimizer.update({first: np.ones(2)}, {first: np.ones(2)})
+
+        def count(left=left):
+            left[0] -= 1
+            if left[0] == -1:
+                raise RuntimeError("not now")
+
+        first.call = second.call = count
+        params = {"new": np.ones(2), second: np.ones(2)}
+        try:
+            optimizer.update(params, {"new": np.ones(2), second: np.ones(2)})
+        except RuntimeError:
+            outcomes.append("refused")
+            assert all([*getattr(optimizer, name)] == [first] for name in row.states)
+            assert all(np.all(p == 1) for p in params.values())
+        else:
+            outcomes.append("taken")
+    assert outcomes[0] == "refused"
+    assert outcomes[-1] == "taken"
 
 
 def test_update_inside_an_update_is_refused():

@@ -220,6 +220,49 @@ def test_optimizer_that_was_in_a_step_when_forked_works_in_the_child():
         thread.join()
 
 
+@needs_fork
+@may_warn_of_fork
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_fork_within_a_step(elsewhere):
+    """The child has the step that the forking thread is in: it ends it, and begins no other."""
+    optimizer = fastopt.Momentum()
+
+    class Forking(collections.UserDict):
+        def __getitem__(self, key):
+            if self.data[key] is None:
+
+                def step_again():
+                    with pytest.raises(RuntimeError, match="in the middle of another update"):
+                        optimizer.update({"q": np.ones(2)}, {"q": np.ones(2)})
+
+                self.data[key] = np.ones(3)
+                self.pid = os.fork()
+                if self.pid == 0:
+                    signal.alarm(60)
+                    step_again()
+            return self.data[key]
+
+    def step():
+        params, grads = {"p": np.ones(3)}, Forking(p=None)
+        code = 1
+        try:
+            optimizer.update(params, grads)
+            optimizer.update(params, grads)
+            assert np.all(params["p"] < 1)
+            assert [*optimizer.v] == ["p"]
+            code = 0
+        finally:
+            if grads.pid == 0:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(grads.pid, 0)[1]) == 0
+
+    if elsewhere:
+        with concurrent.futures.ThreadPoolExecutor(1) as executor:
+            executor.submit(step).result()
+    else:
+        step()
+
+
 def train_in_child(seed):
     fastopt.set_num_threads(2)
     return train(fastopt.Adam, seed, steps=5)

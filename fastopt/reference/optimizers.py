@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, MutableMapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +29,10 @@ class _Entry(NamedTuple):
     p: Array
     g: Array
     state: tuple[Array, ...]
+
+    def copied(self) -> _Entry:
+        """Return an entry with a parameter and state of its own."""
+        return self._replace(p=self.p.copy(), state=tuple(s.copy() for s in self.state))
 
 
 class _Optimizer(Hyperparameters):
@@ -56,16 +61,39 @@ class _Optimizer(Hyperparameters):
             As from `update` of the compiled optimizers; but memory that overlaps is not looked for.
         """
         entries = self._entries(params, grads)
-        for i, name in enumerate(self._state_names):
-            getattr(self, name).update((e.key, e.state[i]) for e in entries)
+        numbers = [entry for entry in entries if not isinstance(params[entry.key], np.ndarray)]
+        arrays = [entry for entry in entries if isinstance(params[entry.key], np.ndarray)]
         with np.errstate(all="ignore"):  # NaN and infinity are results here, not accidents
-            for entry in entries:
+            updated = [entry.copied() for entry in numbers]
+            for entry in updated:
                 self._rule(entry.p, entry.g, *entry.state, cast=entry.p.dtype.type)
-        for entry in entries:
-            if not isinstance(params[entry.key], np.ndarray):
-                number = entry.p[()]
-                is_scalar = isinstance(params[entry.key], np.generic)
-                params[entry.key] = number if is_scalar else float(number)
+            self._enter(params, updated, entries)  # what may be refused, before the rest
+            for entry in arrays:
+                self._rule(entry.p, entry.g, *entry.state, cast=entry.p.dtype.type)
+        for entry, new in zip(numbers, updated, strict=True):
+            for s, new_s in zip(entry.state, new.state, strict=True):
+                s[...] = new_s
+
+    def _enter(
+        self, params: MutableMapping[Any, Any], numbers: list[_Entry], entries: list[_Entry]
+    ) -> None:
+        """Enter new states and replace plain numbers; take all back if a mapping refuses one."""
+        states = [getattr(self, name) for name in self._state_names]
+        sizes = [len(state) for state in states]
+        before = {entry.key: params[entry.key] for entry in numbers}
+        try:
+            for i, state in enumerate(states):
+                state.update((entry.key, entry.state[i]) for entry in entries)
+            for key, p, *_ in numbers:
+                params[key] = p[()] if isinstance(before[key], np.generic) else float(p)
+        except BaseException:
+            for state, size in zip(states, sizes, strict=True):
+                while len(state) > size:
+                    state.popitem()
+            for key, number in before.items():
+                with suppress(Exception):
+                    params[key] = number
+            raise
 
     def _entries(self, params: Mapping[Any, Any], grads: Mapping[Any, Any]) -> list[_Entry]:
         """Check every parameter, gradient and state; nothing is written before all have passed."""

@@ -17,9 +17,13 @@
 # token in a loop for a little while before they block. Callers see how many do, for whom a smaller
 # piece of work is worth sharing.
 #
+# All jobs of a call compute in the caller's float mode: a worker takes it on when it begins, and
+# puts its own back before it answers.
+#
 # The pool belongs to one caller at a time. Another one meanwhile works alone instead of waiting.
 
 from cpython.pycapsule cimport PyCapsule_New
+from float_mode cimport float_mode, get_float_mode, set_float_mode
 from pool_api cimport MAX_PHASES, Phase, PoolApi
 
 import os
@@ -99,6 +103,7 @@ cdef fastopt_atomic busy = 0
 cdef const Phase* phases = NULL
 cdef int n_phases = 0
 cdef void* context = NULL
+cdef float_mode callers_mode = 0
 cdef int n_ranges = 0
 cdef bint stay = False
 cdef fastopt_atomic n_lingering = 0
@@ -161,7 +166,7 @@ cdef void work_forever(void* argument) noexcept nogil:
     while True:
         if not (lingers and linger(worker)):
             PyThread_acquire_lock(worker.wake, WAIT_LOCK)
-        work(<int> (worker - workers) + 1)
+        work_as_caller(<int> (worker - workers) + 1)
         lingers = stay  # what belongs to the next call once this one is answered
         PyThread_release_lock(worker.done)
 
@@ -182,6 +187,14 @@ cdef bint linger(Worker* worker) noexcept nogil:
 
 cdef bint is_awake() noexcept:
     return fastopt_load(&n_lingering) > 0
+
+
+cdef void work_as_caller(int own) noexcept nogil:
+    """Work in the caller's float mode, whatever this thread's own is."""
+    cdef float_mode before = get_float_mode()
+    set_float_mode(callers_mode)
+    work(own)  # calls the jobs through pointers, over which no compiler moves arithmetic
+    set_float_mode(before)
 
 
 cdef void work(int own) noexcept nogil:
@@ -257,9 +270,10 @@ cdef void share_out(
 
     A phase whose jobs are taken in order has them all in the first range.
     """
-    global phases, n_phases, context, n_ranges
+    global phases, n_phases, context, n_ranges, callers_mode
     cdef int k, t
     cdef Py_ssize_t n_jobs
+    callers_mode = get_float_mode()
     phases, n_phases, context, n_ranges = run_phases, n_run_phases, job_context, threads
     for k in range(n_phases):
         n_jobs = phases[k].n_jobs

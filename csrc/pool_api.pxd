@@ -24,6 +24,7 @@ cdef struct PoolApi:
     # the most so many. 1 means that it was not taken, and the caller does its work alone.
     int (*claim)(int most) noexcept
     # Without: run the phases' jobs on that many threads, and give the pool back if it was taken.
+    # Every job computes in the calling thread's float mode.
     # Only the last phase may be without jobs. `stay`: let the workers linger afterwards.
     void (*run)(
         int n_threads, void* context, const Phase* phases, int n_phases, bint stay

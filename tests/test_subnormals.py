@@ -1,7 +1,8 @@
 """Flushing subnormal numbers: off by default, on by a switch, never left on, alike on all threads.
 
 The oracle is the twin, computed by NumPy on a thread whose own mode flushes. That mode is set by
-the C library's fesetenv, and read again to see that a step leaves none behind.
+the C library's fesetenv, and read again to see that a step leaves none behind. Nets and layers have
+no switch, but their workers, too, compute in the calling thread's mode.
 """
 
 import ctypes
@@ -21,7 +22,7 @@ from test_instruction_sets import run
 from test_optimizers import assert_same
 
 import fastopt
-from fastopt import _core, _subnormals
+from fastopt import _core, _layers, _subnormals
 
 # where fenv_t holds the control register, its bits that flush, and those of the rounding upwards
 REGISTERS = {"x86_64": (28, 0x8040, 0x4000), "aarch64": (0, 1 << 24, 1 << 22)}
@@ -180,6 +181,49 @@ def test_workers_compute_as_the_calling_thread_does(row, dtype, kind, size, thre
     assert_same(row, compiled, twin, ours, theirs)
     pairs = zip(arrays_of(row, compiled, ours), arrays_of(row, plain, ordinary), strict=True)
     assert any(np.any(a != b) for a, b in pairs)  # the mode does matter here
+
+
+def net_results(net, x, t):
+    scores, (loss, grads) = net.predict(x), net.loss_and_gradient(x, t)
+    return b"".join(
+        [scores.tobytes(), np.float64(loss).tobytes(), *map(np.ndarray.tobytes, grads.values())]
+    )
+
+
+def affine_results(layer, x, dout):
+    out, dx = layer.forward(x), layer.backward(dout)
+    return b"".join(map(np.ndarray.tobytes, (out, dx, layer.dW, layer.db)))
+
+
+def networks_of_tiny_numbers():
+    """Return calls whose results hold subnormal numbers, large enough to be shared out."""
+    rng = np.random.default_rng(0)
+    net = fastopt.MultiLayerNet(300, [300], 10, rng=0)
+    net.params["W1"] *= np.float32(1e-19)
+    x = (1e-19 * rng.standard_normal((512, 300))).astype("f4")
+    t, dout = np.arange(512) % 10, np.ones((512, 300), "f4") * np.float32(1e-20)
+    layer = fastopt.Affine(net.params["W1"], net.params["b1"])
+    return {"net": lambda: net_results(net, x, t), "Affine": lambda: affine_results(layer, x, dout)}
+
+
+@can_set_mode
+@pytest.mark.parametrize("kind", ["flush", "upward"])
+@pytest.mark.parametrize("what", ["net", "Affine"])
+def test_workers_of_nets_compute_as_the_calling_thread_does(what, kind):
+    call = networks_of_tiny_numbers()[what]
+    results, plain = {}, {}
+    for threads in (1, 2, 3):
+        fastopt.set_num_threads(threads)
+        plain[threads] = call()  # the workers begin in another mode
+        with computing(kind):
+            inside = mode()
+            results[threads] = {call() for _ in range(300)}
+            assert mode() == inside
+        assert len(results[threads]) == 1
+        assert plain[threads] not in results[threads]  # the mode does matter here
+        assert call() == plain[threads]
+    if not _layers.uses_blas:  # whose products are not the same on every number of threads
+        assert results[1] == results[2] == results[3]
 
 
 @can_flush

@@ -145,7 +145,11 @@ cdef void activate_backward(
 cdef void softmax_loss(
     Py_ssize_t n, Py_ssize_t m, const Py_ssize_t* t, floating* y, double* losses,
 ) noexcept nogil:
-    """y = softmax of each row, in place; losses = -log(y[t] + 1e-7), a row each."""
+    """y = softmax of each row x, in place; losses = log Σ exp(x) - x[t], a row each.
+
+    By log-sum-exp: log Σ exp(x - max) + (max - x[t]), which is never negative. NaN for a row that
+    holds NaN or +infinity, or nothing but -infinity; else +infinity where x[t] is -infinity.
+    """
     cdef Py_ssize_t i, j
     cdef floating* row
     cdef floating largest, total
@@ -154,6 +158,7 @@ cdef void softmax_loss(
         largest = row[0]
         for j in range(1, m):
             largest = row[j] if row[j] > largest else largest
+        losses[i] = <double> largest - <double> row[t[i]]
         for j in range(m):
             row[j] = row[j] - largest
     for i in range(n * m):
@@ -165,7 +170,7 @@ cdef void softmax_loss(
             total = total + row[j]
         for j in range(m):
             row[j] = row[j] / total
-        losses[i] = -log(<double> row[t[i]] + 1e-7)
+        losses[i] += log(<double> total)
 
 
 cdef void softmax_loss_backward(

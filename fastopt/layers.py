@@ -95,8 +95,9 @@ class Affine:
         TypeError
             W and b that are not of one dtype, float32 or float64; an x that is not real.
         """
+        x = np.asarray(x)
         out, self._x = _layers.affine_forward(x, self.W, self.b)
-        self._shape = x.shape if isinstance(x, np.ndarray) else np.shape(x)
+        self._shape = x.shape
         return out
 
     def backward(self, dout: ArrayLike, out: tuple[Array, Array] | None = None) -> Array:
@@ -127,11 +128,13 @@ class Affine:
             dtype than its parameter's.
         """
         _require_forward(self, self._x)
-        if out is not None and (len(out) != 2 or any(array is None for array in out)):
+        outputs = (None, None) if out is None else tuple(out)
+        if out is not None and (len(outputs) != 2 or any(array is None for array in outputs)):
             raise TypeError("out must hold two arrays, for dW and db")
-        dW, db = (None, None) if out is None else out
-        dx, self.dW, self.db = _layers.affine_gradient(dout, self._x, self.W, self.b, dW, db)
-        return dx if len(self._shape) == 2 else dx.reshape(self._shape)
+        x, shape = self._x, self._shape
+        dx, dW, db = _layers.affine_gradient(dout, x, self.W, self.b, *outputs)
+        self.dW, self.db = (dW, db) if out is None else outputs
+        return dx if len(shape) == 2 else dx.reshape(shape)
 
 
 class _Activation:
@@ -224,7 +227,14 @@ class Sigmoid(_Activation):
 
 
 class SoftmaxWithLoss:
-    """Softmax and cross-entropy: y = softmax(x), loss = -Σ log(y[t] + 1e-7) / N; dx = (y - t) / N.
+    """Softmax and cross-entropy: y = softmax(x), loss = -Σ log y[t] / N; dx = (y - t) / N.
+
+    Notes
+    -----
+    The loss of a row is computed from its scores by log-sum-exp, as log Σ exp(x - max x) + max x -
+    x[t]: it is the function whose gradient `backward` returns, at scores of any size. The book
+    "Deep Learning from Scratch" takes -log(y[t] + 1e-7) instead, which is never above 16.1 while
+    its gradient goes on as (y - t)/N; below that the two differ by about 1e-7 / y[t].
 
     Examples
     --------
@@ -259,7 +269,8 @@ class SoftmaxWithLoss:
         Returns
         -------
         float
-            NaN if a row of scores holds NaN or +infinity, or nothing but -infinity.
+            NaN if a row of scores holds NaN or +infinity, or nothing but -infinity; else infinity
+            if the score of a label is -infinity.
 
         Raises
         ------

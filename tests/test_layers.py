@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from optimizer_table import every_dtype
+from scipy import special
 from test_optimizers import NoArithmetic
 
 import fastopt
@@ -308,7 +309,7 @@ def test_softmax_loss_is_the_formula(package):
     x, t = np.array([[1.0, 2.0, 4.0], [0.0, 0.0, 0.0]]), np.array([2, 0])
     y = np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)
     loss, got_y, dx = softmax_results(package, x, t)
-    assert loss == pytest.approx(-np.log(y[[0, 1], t] + 1e-7).mean(), rel=1e-14)
+    assert loss == pytest.approx(-np.log(y[[0, 1], t]).mean(), rel=1e-14)
     assert_allclose(got_y, y, rtol=1e-14)
     assert_allclose(dx, (y - np.eye(3)[t]) / 2, rtol=1e-14)
 
@@ -318,8 +319,73 @@ def test_softmax_loss_is_the_formula(package):
 def test_softmax_of_large_scores_is_finite(package, dtype):
     x = np.array([[1e4, -1e4, 0.0], [-1e30, -1e30, -1e30]], dtype)
     loss, y, _ = softmax_results(package, x, [1, 0])
-    assert loss == pytest.approx((-np.log(1e-7) - np.log(1 / 3)) / 2, rel=1e-5)
+    assert loss == pytest.approx((2e4 + np.log(3)) / 2, rel=1e-12)
     assert_allclose(y, [[1, 0, 0], [1 / 3] * 3], rtol=1e-6)
+
+
+def confident_scores(scale):
+    """Return scores and labels: sure and right, sure and wrong, a tie, in between."""
+    x = scale * np.array([[1, -1, 0.5], [1, -1, 0.5], [0.25, 0.25, -1], [0.1, 0.3, 0.2]])
+    return x, np.array([0, 1, 0, 2])
+
+
+@both
+@pytest.mark.parametrize("scale", [1, 30, 100, 1e4])
+def test_softmax_loss_belongs_to_its_gradient_at_scores_of_any_size(package, scale):
+    x, t = confident_scores(scale)
+    loss, _, dx = softmax_results(package, x, t)
+    shifted = x - x.max(axis=1, keepdims=True)  # or a large score swallows a small loss
+    want = special.logsumexp(shifted, axis=1) - shifted[np.arange(4), t]
+    assert loss == pytest.approx(want.mean(), rel=1e-12)
+    for row, label, loss in zip(x, t, want, strict=True):
+        alone = package.SoftmaxWithLoss().forward(row[np.newaxis], [label])
+        assert alone == pytest.approx(loss, rel=1e-12, abs=1e-15)
+    numerical = fastopt.numerical_gradient(lambda x: package.SoftmaxWithLoss().forward(x, t), x)
+    # what rounding of the loss leaves of a difference over 2e-4
+    assert_allclose(dx, numerical, rtol=0, atol=1e-8 + scale * 2e-12)
+
+
+@both
+@pytest.mark.parametrize("scale", [1, 30, 100, 1e4, 1e38])
+def test_softmax_loss_in_float32_is_that_of_float64(package, scale):
+    x, t = confident_scores(scale)
+    x = x.astype("f4")
+    for row, label in zip(x, t, strict=True):
+        loss = package.SoftmaxWithLoss().forward(row[np.newaxis], [label])
+        shifted = row.astype("f8") - row.max()  # else a score of 1e38 swallows the logarithm
+        want = special.logsumexp(shifted) - shifted[label]
+        assert loss == pytest.approx(want, rel=1e-6, abs=2e-7)
+
+
+# a row of scores, for the label 0 → its loss
+SPECIAL_ROWS = {
+    "NaN at the label": ([np.nan, 0.0, 1.0], np.nan),
+    "NaN elsewhere": ([0.0, 1.0, np.nan], np.nan),
+    "infinity at the label": ([np.inf, 0.0, 1.0], np.nan),
+    "infinity elsewhere": ([0.0, np.inf, 1.0], np.nan),
+    "both infinities": ([-np.inf, np.inf, 1.0], np.nan),
+    "nothing but -infinity": ([-np.inf, -np.inf, -np.inf], np.nan),
+    "-infinity at the label": ([-np.inf, 1.0, 1.0], np.inf),
+    "-infinity and NaN": ([-np.inf, np.nan, 1.0], np.nan),
+    "-infinity elsewhere": ([1.0, -np.inf, 1.0], np.log(2)),
+}
+
+
+@both
+@every_dtype
+@pytest.mark.parametrize("case", SPECIAL_ROWS)
+def test_softmax_loss_of_nan_and_infinity(package, dtype, case):
+    row, want = SPECIAL_ROWS[case]
+    loss, y, dx = softmax_results(package, np.array([row], dtype), [0])
+    assert loss == pytest.approx(want, rel=1e-6, nan_ok=True)
+    assert np.isnan(y).all() == np.isnan(dx).all() == np.isnan(want)
+    if want == np.inf:
+        assert_array_equal(y, [[0, 0.5, 0.5]])
+        assert_array_equal(dx, [[-1, 0.5, 0.5]])
+    other = np.array([row, [0.0, 0.0, 0.0]], dtype)
+    assert package.SoftmaxWithLoss().forward(other, [0, 0]) == pytest.approx(
+        (want + np.log(3)) / 2, rel=1e-6, nan_ok=True
+    )
 
 
 @both

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastopt._net import is_array, name_of
+
 __all__ = [
     "Affine",
     "Relu",
@@ -93,9 +95,8 @@ def _check_outputs(
 ) -> None:
     for name, array, like in zip(("dW", "db"), out, likes, strict=True):
         dtype = like.dtype.newbyteorder("=")
-        if not isinstance(array, np.ndarray) or array.dtype != dtype:
-            got = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
-            raise TypeError(f"{name} must be a {dtype} array, got {got}")
+        if not is_array(array) or array.dtype != dtype:
+            raise TypeError(f"{name} must be a {dtype} array, got {name_of(array)}")
         _require_shape(name, array.shape, like.shape)
         if not array.flags.carray:
             raise ValueError(f"{name} must be C-contiguous, aligned and writeable")
@@ -107,7 +108,7 @@ def _check_outputs(
 
 def _weights(W: Array, b: Array) -> tuple[Array, Array]:
     for name, array, ndim in (("W", W, 2), ("b", b, 1)):
-        if not isinstance(array, np.ndarray) or array.dtype.type not in (np.float32, np.float64):
+        if not is_array(array) or array.dtype.type not in (np.float32, np.float64):
             raise TypeError(f"{name} must be a float32 or float64 array")
         if array.ndim != ndim:
             raise ValueError(f"{name} has shape {array.shape}, wants {ndim} dimensions")
@@ -168,7 +169,7 @@ class Sigmoid:
 class SoftmaxWithLoss:
     """Twin of `fastopt.SoftmaxWithLoss`.
 
-    y = softmax(x), loss = -Σ log(y[t] + 1e-7) / N; dx = (y - t) / N.
+    y = softmax(x), loss = Σ (log Σ exp(x) - x[t]) / N, by log-sum-exp; dx = (y - t) / N.
     """
 
     def __init__(self) -> None:
@@ -186,12 +187,13 @@ class SoftmaxWithLoss:
         if x.ndim != 2 or x.size == 0:
             raise ValueError(f"x of shape {x.shape} holds no samples; wants (N, C)")
         t = class_indices(t, x.shape)
-        with np.errstate(invalid="ignore"):  # a row with NaN or infinity gives NaN, unannounced
-            e = np.exp(x - x.max(axis=1, keepdims=True))
-            y = e / e.sum(axis=1, keepdims=True)
-        self._y, self._t = y, t
-        chosen = y[np.arange(len(y)), t].astype(np.float64)
-        return float(-np.sum(np.log(chosen + 1e-7)) / len(y))
+        largest, chosen = x.max(axis=1), x[np.arange(len(x)), t]
+        with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity come unannounced
+            e = np.exp(x - largest[:, np.newaxis])
+            total = e.sum(axis=1)
+            losses = largest.astype(np.float64) - chosen + np.log(total.astype(np.float64))
+            self._y, self._t = e / total[:, np.newaxis], t
+            return float(np.sum(losses) / len(losses))
 
     def backward(self, dout: float = 1.0) -> Array:
         """Return dout·(y - t)/N."""

@@ -37,18 +37,12 @@ cdef struct AffineCall:
     Py_ssize_t scratch_size
 
 
-cdef int check_shape(str name, cnp.ndarray a, tuple wanted) except -1:
-    if (<object> a).shape != wanted:
-        raise ValueError(f"{name} has shape {(<object> a).shape}, wants {wanted}")
-    return 0
-
-
 cdef tuple check_weights(W, b):
     """Check that W and b are arrays that belong together; return them as plain ones."""
+    W, b = as_plain(W), as_plain(b)
     for name, array in (("W", W), ("b", b)):
-        if not isinstance(array, np.ndarray):
-            raise TypeError(f"{name} must be an array, got {type(array).__name__}")
-    W, b = np.asarray(W), np.asarray(b)
+        if not cnp.PyArray_Check(array):
+            raise TypeError(f"{name} must be an array, got {name_of(array)}")
     for name, array, ndim in (("W", W, 2), ("b", b, 1)):
         if array.dtype.type not in (np.float32, np.float64):
             raise TypeError(f"{name} has dtype {array.dtype}, wants float32 or float64")
@@ -80,12 +74,13 @@ def affine_forward(x, W, b):
 
 
 def affine_gradient(dout, cnp.ndarray x, W, b, dW=None, db=None):
-    """Return dx (N, D), dW and db; the latter two are written into if given."""
+    """Return dx (N, D), dW and db; the latter two are written into if given, as plain arrays."""
     dout = np.asarray(dout)  # may run code of the caller's: before anything is looked at
     W, b = check_weights(W, b)
     cdef int type_num = cnp.PyArray_TYPE(W)
     cdef AffineCall call
     cdef Affine* affine = &call.affine
+    x = as_plain(x)
     cdef tuple inputs = (W, b, dout, x)
     if cnp.PyArray_NDIM(x) != 2 or cnp.PyArray_DIM(x, 0) == 0:
         raise ValueError(f"x was changed since forward: its shape is now {(<object> x).shape}")
@@ -183,11 +178,12 @@ cdef cnp.ndarray as_samples(x, Py_ssize_t d, int type_num):
 
 cdef cnp.ndarray as_output(str name, out, like, tuple inputs):
     """Check an array to write a result into, or make one if there is none."""
+    dtype = like.dtype.newbyteorder("=")
     if out is None:
-        return np.empty(like.shape, like.dtype.newbyteorder("="))
-    if not isinstance(out, np.ndarray) or out.dtype != like.dtype.newbyteorder("="):
-        got = out.dtype if isinstance(out, np.ndarray) else type(out).__name__
-        raise TypeError(f"{name} must be a {like.dtype.newbyteorder('=')} array, got {got}")
+        return np.empty(like.shape, dtype)
+    out = as_plain(out)
+    if not cnp.PyArray_Check(out) or out.dtype != dtype:
+        raise TypeError(f"{name} must be a {dtype} array, got {name_of(out)}")
     check_shape(name, out, like.shape)
     if not cnp.PyArray_ISCARRAY(out):
         raise ValueError(f"{name} must be C-contiguous, aligned and writeable")

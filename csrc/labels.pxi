@@ -16,6 +16,8 @@ cdef cnp.ndarray as_scores(x):
 cdef cnp.ndarray class_indices(t, Py_ssize_t n, Py_ssize_t classes):
     """Return labels, integers (N,) or one-hot (N, C), as checked class indices (N,)."""
     cdef cnp.ndarray labels, given = np.asarray(t)
+    if given.dtype.kind not in "fiub":
+        raise TypeError(f"labels must be integers or one-hot rows, got dtype {given.dtype}")
     if (<object> given).shape == (n, classes):
         return one_hot_indices(given)
     if (<object> given).shape != (n,):

@@ -44,6 +44,32 @@ cdef inline Matrix some_columns(
     )
 
 
+# Python's isinstance is not used where a C struct is read afterwards: it believes what an object's
+# `__class__` says. Attributes of subclasses are not read either, as they may say anything and may
+# run code of the caller's: an array is made a plain one before anything is asked of it.
+
+cdef inline object as_plain(a):
+    """Return a plain array of the same memory for one of a subclass, anything else as it is."""
+    return np.asarray(a) if cnp.PyArray_Check(a) and not cnp.PyArray_CheckExact(a) else a
+
+
+cdef inline str name_of(a):
+    """Return what an error message calls an object: the dtype of an array, else its type."""
+    return str(a.dtype) if cnp.PyArray_CheckExact(a) else type(a).__name__
+
+
+cdef int check_shape(str name, cnp.ndarray a, tuple wanted) except -1:
+    if (<object> a).shape != wanted:
+        raise ValueError(f"{name} has shape {(<object> a).shape}, wants {wanted}")
+    return 0
+
+
+cdef int check_real(str name, cnp.ndarray a) except -1:
+    if a.dtype.kind not in "fiub":
+        raise TypeError(f"{name} must be real numbers, got dtype {a.dtype}")
+    return 0
+
+
 cdef cnp.ndarray as_floats(str name, x, int type_num=-1):
     """Return x as a native float array of a dtype; by default its own, or float64 if it has none.
     """
@@ -57,8 +83,7 @@ cdef cnp.ndarray as_floats(str name, x, int type_num=-1):
             type_num = cnp.NPY_FLOAT64
     if is_native(array, type_num):
         return array
-    if array.dtype.kind not in "fiub":
-        raise TypeError(f"{name} must be real numbers, got dtype {array.dtype}")
+    check_real(name, array)
     with np.errstate(all="ignore"):
         return np.array(array, dtype=cnp.PyArray_DescrFromType(type_num), order="K")
 

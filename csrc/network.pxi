@@ -2,6 +2,10 @@
 # released once. Checks of what the dicts hold that are not passed at a glance are those of
 # fastopt/_net.py, which also has the names and the documentation.
 #
+# A call goes in this order: all that may run code of the caller's (what becomes an array, mappings
+# and their keys), then all that describes arrays by pointers and sizes, then the jobs. Code of the
+# caller's could resize an array that is described already.
+#
 # gradient: a block of rows goes forward through all layers, through the loss, and back to the
 #           gradient of each layer's output; blocks need nothing of each other   (phase 1)
 #           then slabs of the weights' gradients, each over all rows              (phase 2)
@@ -10,6 +14,7 @@
 # What lies between layers is kept in a workspace, which grows with the largest batch seen.
 
 cimport cython
+from cpython.dict cimport PyDict_Check
 from libc.string cimport memcpy
 
 cdef enum:
@@ -36,8 +41,8 @@ cdef extern from "Python.h":
 # More than there is, and little enough that rounding it up does not overflow
 cdef Py_ssize_t MOST_MEMORY = PY_SSIZE_T_MAX - PAGE
 
-# What is given for labels where only scores are wanted
-cdef object NO_LABELS = object()
+# What stands for an entry that a dict has not
+cdef object MISSING = object()
 
 cdef struct Walk:
     # one call, as its jobs see it
@@ -307,11 +312,12 @@ cdef class Network:
 
     def predict(self, params, x):
         """Return the scores (N, C), a fresh array."""
+        cdef cnp.ndarray samples = np.asarray(x), scores
+        cdef list parameters = self.look_up(as_dict(params))
         cdef Workspace workspace = self.take_workspace()
-        cdef cnp.ndarray scores
         try:
-            self.find_parameters(workspace, as_dict(params))
-            self.find_batch(workspace, x, NO_LABELS, None, False)
+            self.find_parameters(workspace, parameters)
+            self.find_batch(workspace, samples, None, None, False)
             scores = empty_matrix(
                 workspace.walk.n, self.sizes[self.n_affines], self.type_num
             )
@@ -323,10 +329,13 @@ cdef class Network:
 
     def cross_entropy(self, params, x, t, rows=None):
         """Return the mean cross-entropy."""
+        cdef cnp.ndarray samples = np.asarray(x), labels = np.asarray(t)
+        cdef cnp.ndarray numbers = None if rows is None else np.asarray(rows)
+        cdef list parameters = self.look_up(as_dict(params))
         cdef Workspace workspace = self.take_workspace()
         try:
-            self.find_parameters(workspace, as_dict(params))
-            self.find_batch(workspace, x, t, rows, False)
+            self.find_parameters(workspace, parameters)
+            self.find_batch(workspace, samples, labels, numbers, False)
             self.run(workspace, False)
             return mean(workspace.walk.n, workspace.walk.losses)
         finally:
@@ -334,17 +343,17 @@ cdef class Network:
 
     def gradient(self, params, grads, x, t, double weight_decay, rows=None):
         """Write the gradients into the arrays of `grads`; return the mean cross-entropy."""
-        if not isinstance(grads, dict):
+        if not PyDict_Check(grads):
             raise TypeError(f"out must be a dict of arrays, got {type(grads).__name__}")
-        if not isinstance(x, np.ndarray):
-            x = np.asarray(x)  # what shares its memory must be seen
+        cdef cnp.ndarray samples = np.asarray(x), labels = np.asarray(t)
+        cdef cnp.ndarray numbers = None if rows is None else np.asarray(rows)
+        cdef list parameters = self.look_up(as_dict(params)), outputs = self.look_up(as_dict(grads))
         cdef Workspace workspace = self.take_workspace()
         cdef int i
         try:
-            params, grads = as_dict(params), as_dict(grads)
-            self.find_parameters(workspace, params)
-            self.find_outputs(workspace, params, grads, x)
-            self.find_batch(workspace, x, t, rows, True)
+            self.find_parameters(workspace, parameters)
+            self.find_outputs(workspace, parameters, outputs, samples)
+            self.find_batch(workspace, samples, labels, numbers, True)
             for i in range(self.n_affines):
                 workspace.walk.affines[i].weight_decay = weight_decay
             self.run(workspace, True)
@@ -368,7 +377,24 @@ cdef class Network:
             self.idle = workspace
         return 0
 
-    cdef int find_parameters(self, Workspace workspace, dict params) except -1:
+    cdef list look_up(self, dict arrays):
+        """Return what a dict holds under the keys of the parameters, or MISSING for each.
+
+        Comparing keys may run code of the caller's; nothing of what is returned does.
+        """
+        cdef list found = []
+        for key in self.keys:
+            found.append(as_plain(arrays.get(key, MISSING)))
+        return found
+
+    cdef dict as_named(self, list found):
+        """Return what was looked up as a dict again, for the checks of fastopt/_net.py."""
+        cdef int k
+        return {
+            self.keys[k]: found[k] for k in range(2 * self.n_affines) if found[k] is not MISSING
+        }
+
+    cdef int find_parameters(self, Workspace workspace, list params) except -1:
         """Describe the parameters; one that a product can't walk is copied for this call."""
         cdef int i
         cdef Affine* affine
@@ -386,18 +412,17 @@ cdef class Network:
             workspace.held.append(b)
         return 0
 
-    cdef cnp.ndarray parameter(self, dict params, int k):
-        key = self.keys[k]
-        p = params.get(key)
+    cdef cnp.ndarray parameter(self, list params, int k):
+        p, key = params[k], self.keys[k]
         if not self.has_shape(p, k) or cnp.PyArray_TYPE(p) != self.type_num:
-            _net.check_parameter(params, key, self.shapes[key], self.dtype)
-            raise ValueError(f"parameter {key!r} does not fit")  # its class told otherwise
+            _net.check_parameter(self.as_named(params), key, self.shapes[key], self.dtype)
+            raise AssertionError(f"parameter {key!r} is refused without a reason")
         return p
 
     cdef bint has_shape(self, a, int k) noexcept:
         """Tell whether an object is an array of the shape of parameter k."""
         cdef int i = k // 2
-        if not isinstance(a, np.ndarray):
+        if not cnp.PyArray_Check(a):
             return False
         if k % 2:
             return cnp.PyArray_NDIM(a) == 1 and cnp.PyArray_DIM(a, 0) == self.sizes[i + 1]
@@ -407,22 +432,24 @@ cdef class Network:
             and cnp.PyArray_DIM(a, 1) == self.sizes[i + 1]
         )
 
-    cdef int find_outputs(self, Workspace workspace, dict params, dict grads, x) except -1:
+    cdef int find_outputs(
+        self, Workspace workspace, list params, list grads, cnp.ndarray x,
+    ) except -1:
         """Describe where the gradients go; look for overlaps only if an array is a new one."""
         cdef int k
         cdef Affine* affine
         cdef char** known = workspace.known
         cdef bint is_known = known[0] != NULL
         for k in range(2 * self.n_affines):
-            g, p = grads.get(self.keys[k]), self.parameter(params, k)
+            g, p = grads[k], params[k]
             if not (
                 self.has_shape(g, k)
                 and is_native(g, self.type_num)
                 and cnp.PyArray_ISCARRAY(g)
                 and not may_overlap(g, x)
             ):
-                _net.check_outputs(grads, params, x, self.shapes, self.dtype)
-                raise ValueError(f"out[{self.keys[k]!r}] does not fit")
+                self.check_outputs(known, params, grads, x)
+                raise AssertionError(f"out[{self.keys[k]!r}] is refused without a reason")
             affine = &workspace.walk.affines[k // 2]
             if k % 2:
                 affine.db = <char*> cnp.PyArray_DATA(g)
@@ -439,31 +466,38 @@ cdef class Network:
             self.check_outputs(known, params, grads, x)
         return 0
 
-    cdef int check_outputs(self, char** known, dict params, dict grads, x) except -1:
+    cdef int check_outputs(
+        self, char** known, list params, list grads, cnp.ndarray x,
+    ) except -1:
         """Check outputs for overlaps with parameters and each other, and remember where they are.
         """
         cdef int k
         known[0] = NULL
-        _net.check_outputs(grads, params, x, self.shapes, self.dtype)
+        _net.check_outputs(
+            self.as_named(grads), self.as_named(params), x, self.shapes, self.dtype
+        )
         for k in reversed(range(2 * self.n_affines)):
-            known[2 * k + 1] = <char*> cnp.PyArray_DATA(<cnp.ndarray?> params[self.keys[k]])
-            known[2 * k] = <char*> cnp.PyArray_DATA(<cnp.ndarray?> grads[self.keys[k]])
+            known[2 * k + 1] = <char*> cnp.PyArray_DATA(<cnp.ndarray?> params[k])
+            known[2 * k] = <char*> cnp.PyArray_DATA(<cnp.ndarray?> grads[k])
         return 0
 
-    cdef int find_batch(self, Workspace workspace, x, t, rows, bint backward) except -1:
-        """Describe the samples and copy the row numbers and labels; all is checked after this."""
+    cdef int find_batch(
+        self, Workspace workspace, cnp.ndarray samples, cnp.ndarray given, cnp.ndarray numbers,
+        bint backward,
+    ) except -1:
+        """Describe the samples and copy the labels and row numbers, which may be None.
+
+        All is checked after this.
+        """
         cdef Walk* walk = &workspace.walk
-        # First what may run code of the caller's, which could reshape an array that is described
-        cdef cnp.ndarray numbers = None if rows is None else as_row_numbers(rows)
-        cdef cnp.ndarray samples = np.asarray(x), given = None
         cdef Py_ssize_t n_samples
-        if t is not NO_LABELS:
-            given = np.asarray(t)
         if numbers is None:
             samples = as_samples(samples, self.sizes[0], self.type_num)
             samples = as_matrix(samples, &walk.source)
             walk.n = n_samples = walk.source.rows
         else:
+            check_real("x", samples)
+            numbers = as_row_numbers(numbers)
             n_samples = cnp.PyArray_DIM(samples, 0) if cnp.PyArray_NDIM(samples) else 0
             walk.n = as_int(cnp.PyArray_DIM(numbers, 0))
         self.lay_out(workspace, numbers is not None, given is not None, backward)
@@ -626,9 +660,8 @@ cdef dict as_dict(mapping):
     return mapping if type(mapping) is dict else dict(mapping)
 
 
-cdef cnp.ndarray as_row_numbers(rows):
-    """Return row numbers as an integer array (N,), N at least 1."""
-    cdef cnp.ndarray numbers = np.asarray(rows)
+cdef cnp.ndarray as_row_numbers(cnp.ndarray numbers):
+    """Return row numbers as an integer array (N,), N at least 1, that `read_rows` can read."""
     if cnp.PyArray_NDIM(numbers) == 1 and cnp.PyArray_DIM(numbers, 0) == 0:
         raise ValueError("batch is empty, wants one row number at least")
     if not cnp.PyArray_ISINTEGER(numbers):
@@ -657,16 +690,12 @@ cdef int read_rows(cnp.ndarray numbers, Py_ssize_t n_samples, Py_ssize_t* to) ex
     return 0
 
 
-cdef bint may_overlap(cnp.ndarray a, other):
-    """Tell whether a contiguous array lies within the bounds of another object, if that is one."""
-    cdef cnp.ndarray b
+cdef bint may_overlap(cnp.ndarray a, cnp.ndarray b) noexcept:
+    """Tell whether a contiguous array lies within the bounds of another."""
     cdef char* low
     cdef char* high
     cdef Py_ssize_t extent
     cdef int d
-    if not isinstance(other, np.ndarray):
-        return False
-    b = other
     if cnp.PyArray_SIZE(b) == 0:
         return False  # from no element, the bounds would reach back
     low = high = <char*> cnp.PyArray_DATA(b)

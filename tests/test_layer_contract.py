@@ -6,11 +6,14 @@ test_layers.py and test_nets.py.
 
 import collections
 import contextlib
+import weakref
+from unittest import mock
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from optimizer_table import every_dtype
+from test_instruction_sets import run
 from test_layers import LAYOUTS, TOLERANCE, assert_close, both, layouts
 
 import fastopt
@@ -22,8 +25,11 @@ def random(*shape, dtype="float64", seed=0):
 
 
 def contents(named):
-    """Return names, the very objects, and the bytes of arrays."""
-    return [(name, v, v.tobytes() if isinstance(v, np.ndarray) else v) for name, v in named.items()]
+    """Return names, the very objects, and the bytes of arrays or what is printed."""
+    return [
+        (name, v, v.tobytes() if issubclass(type(v), np.ndarray) else repr(v))
+        for name, v in named.items()
+    ]
 
 
 @contextlib.contextmanager
@@ -512,8 +518,288 @@ def test_arrays_whose_class_tells_another_shape():
         fastopt.Affine(liar, np.zeros(3, "f4")).forward(np.ones((2, 400_000), "f4"))
     net = fastopt.MultiLayerNet(400_000, [3], 2)
     net.params["W1"] = liar
-    with pytest.raises(ValueError, match="'W1' does not fit"):
+    with pytest.raises(ValueError, match=r"'W1' has shape \(1, 3\)"):
         net.predict(np.ones((2, 400_000), "f4"))
+
+
+class Lie:
+    """What says that it is an array, and has all of its attributes."""
+
+    __class__ = property(lambda self: np.ndarray)
+
+    def __init__(self, array):
+        self.array = array
+
+    def __getattr__(self, name):
+        return getattr(self.array, name)
+
+
+class BareLie:
+    """What says that it is an array, and has no attribute of one."""
+
+    __class__ = property(lambda self: np.ndarray)
+
+    def __init__(self, array):
+        pass
+
+
+LIES = {
+    "lie": Lie, "bare lie": BareLie, "mock": lambda a: mock.Mock(spec=np.ndarray),
+    "proxy": weakref.proxy,
+}  # fmt: skip
+
+every_lie = pytest.mark.parametrize("lie", LIES)
+
+
+def wrong_type(lie, start=""):
+    assert isinstance(lie, np.ndarray)
+    return f"{start}.* must be .* array, got {type(lie).__name__}"
+
+
+@every_lie
+@pytest.mark.parametrize("key", ["W1", "b1", "W2", "b2"])
+def test_net_takes_nothing_for_an_array_that_only_says_so(lie, key):
+    net, x, t = net_and_batch(fastopt)
+    out = net.gradient(x, t)
+    for arrays, start in ((net.params, f"parameter '{key}'"), (out, rf"out\['{key}'\]")):
+        kept = arrays[key]
+        arrays[key] = LIES[lie](kept)
+        with refused(TypeError, wrong_type(arrays[key], start), net.params, out):
+            net.gradient(x, t, out=out)
+        if arrays is net.params:
+            for call in (net.predict, lambda x: net.loss(x, t)):
+                with refused(TypeError, wrong_type(arrays[key], start), net.params):
+                    call(x)
+        arrays[key] = kept
+    net.gradient(x, t, out=out)
+
+
+@every_lie
+def test_affine_takes_nothing_for_an_array_that_only_says_so(lie):
+    used = Used(fastopt)
+    for name in ("W", "b"):
+        kept = getattr(used.layer, name)
+        setattr(used.layer, name, LIES[lie](kept))
+        message = f"{name} must be an array, got {type(getattr(used.layer, name)).__name__}"
+        with refused(TypeError, message, used.public()):
+            used.layer.forward(used.x)
+        with refused(TypeError, message, used.public()):
+            used.layer.backward(used.dout)
+        setattr(used.layer, name, kept)
+    dW, db = np.ones((4, 2)), np.ones(2)
+    for out in ((LIES[lie](dW), db), (dW, LIES[lie](db))):
+        with refused(TypeError, "d[Wb] must be a float64 array, got", used.public()):
+            used.layer.backward(used.dout, out=out)
+    used.assert_goes_on()
+
+
+@both
+@pytest.mark.parametrize("lie", ["bare lie", "mock"])
+def test_inputs_that_only_say_that_they_are_arrays_are_refused(package, lie):
+    false = LIES[lie](None)
+    net, x, t = net_and_batch(package)
+    used = Used(package)
+    real, dout = "x must be real numbers", "dout must be real numbers"
+    labels, rows = "labels must be integers", "batch must be row numbers"
+    exception = TypeError
+    if lie == "mock":  # NumPy itself refuses to make an array of it
+        exception, real, dout, labels, rows = ValueError, *["invalid __array_struct__"] * 4
+    relu, softmax = package.Relu(), package.SoftmaxWithLoss()
+    relu.forward(x)
+    for call, message in (
+        (lambda: net.predict(false), real),
+        (lambda: net.loss(false, t), real),
+        (lambda: net.loss(x, false), labels),
+        (lambda: net.gradient(x, t, batch=false), rows),
+        (lambda: used.layer.forward(false), real),
+        (lambda: used.layer.backward(false), dout),
+        (lambda: relu.forward(false), real),
+        (lambda: relu.backward(false), dout),
+        (lambda: softmax.forward(false, t), real),
+        (lambda: softmax.forward(x, false), labels),
+    ):
+        with pytest.raises(exception, match=message):
+            call()
+    with pytest.raises(TypeError, match="out must be a dict of arrays, got Mock"):
+        net.gradient(x, t, out=mock.Mock(spec=dict))
+    used.assert_goes_on()
+
+
+def test_samples_of_a_batch_that_only_say_that_they_are_an_array_are_refused():
+    net, _, t = net_and_batch(fastopt)
+    with pytest.raises(TypeError, match="x must be real numbers, got dtype object"):
+        net.loss(BareLie(None), t, batch=[0])
+
+
+@pytest.mark.parametrize("lie", ["lie", "proxy"])
+def test_what_becomes_an_array_is_taken_for_an_input(lie):
+    net, x, t = net_and_batch(fastopt)
+    want = net.loss_and_gradient(x, t, batch=[1, 0])
+    rows = np.array([1, 0])
+    loss, grads = net.loss_and_gradient(LIES[lie](x), LIES[lie](t), batch=LIES[lie](rows))
+    assert loss == want[0]
+    for key, g in want[1].items():
+        assert_array_equal(grads[key], g)
+
+
+class ShapeLiar(np.ndarray):
+    shape = (4, 2)
+
+
+def test_output_whose_class_tells_another_shape_is_not_written():
+    used = Used(fastopt)
+    whole = np.full((9, 2), 7.0)
+    with pytest.raises(ValueError, match=r"dW has shape \(1, 2\), wants \(4, 2\)"):
+        used.layer.backward(used.dout, out=(whole[:1].view(ShapeLiar), np.ones(2)))
+    assert_array_equal(whole, 7.0)
+
+
+# Arrays large enough to lie in memory of their own, which the system takes back at once, and code
+# of the caller's that has one shrunk in the middle of a call
+SHRINKING = """
+import collections
+import numpy as np, fastopt
+
+net = fastopt.MultiLayerNet(1000, [1000], 3, rng=0)
+x, t, rows = np.ones((64, 1000), "f4"), np.zeros(64, int), np.arange(64)
+out = {key: np.empty_like(p) for key, p in net.params.items()}
+
+
+def shrink(array):
+    array.resize((1, 1), refcheck=False)
+
+
+class Input:
+    def __init__(self, array, victim):
+        self.array, self.victim = array, victim
+
+    def __array__(self, dtype=None, copy=None):
+        shrink(self.victim)
+        return self.array
+
+
+class Key:
+    def __init__(self, key, victim):
+        self.key, self.victim, self.armed = key, victim, False
+
+    def __hash__(self):
+        return hash(self.key)
+
+    def __eq__(self, other):
+        if self.armed:
+            shrink(self.victim)
+        return False
+
+
+def with_key(arrays, victim):
+    key = Key("b2", victim)
+    arrays = {key: None, **arrays}
+    key.armed = True
+    return arrays
+
+
+class Mapping(collections.OrderedDict):
+    victim = None
+
+    def keys(self):
+        if self.victim is not None:
+            shrink(self.victim)
+        return super().keys()
+
+
+class Output(np.ndarray):
+    victim = None
+
+    def __array_function__(self, function, types, args, kwargs):
+        if self.victim is not None:
+            shrink(self.victim)
+        return super().__array_function__(function, types, args, kwargs)
+
+
+def as_output(array, victim):
+    array = array.view(Output)
+    array.victim = victim
+    return array
+
+
+class Rate:
+    def __init__(self, victim):
+        self.victim = victim
+
+    def __float__(self):
+        shrink(self.victim)
+        return 0.5
+
+
+W1, g1 = net.params["W1"], out["W1"]
+"""
+
+SHRUNK = {
+    "parameter, by x of predict": ("net.predict(Input(x, W1))", "'W1' has shape (1, 1)"),
+    "parameter, by x of loss": ("net.loss(Input(x, W1), t)", "'W1' has shape (1, 1)"),
+    "parameter, by labels": ("net.loss(x, Input(t, W1))", "'W1' has shape (1, 1)"),
+    "parameter, by rows": ("net.loss(x, t, batch=Input(rows, W1))", "'W1' has shape (1, 1)"),
+    "parameter, by x of gradient": ("net.gradient(Input(x, W1), t, out)", "'W1' has shape (1, 1)"),
+    "parameter, by a key": (
+        "net.params = with_key(net.params, W1); net.predict(x)", "'W1' has shape (1, 1)",
+    ),
+    "parameter, by a mapping": (
+        "net.params = Mapping(net.params); Mapping.victim = W1; net.loss(x, t)",
+        "'W1' has shape (1, 1)",
+    ),
+    "parameter, by a key of out": (
+        "net.gradient(x, t, with_key(out, W1))", "'W1' has shape (1, 1)",
+    ),
+    "parameter, by an output": (
+        "out['b2'] = as_output(out['b2'], W1); net.gradient(x, t, out)", "done",
+    ),
+    "output, by labels": ("net.gradient(x, Input(t, g1), out)", "out['W1'] has shape (1, 1)"),
+    "output, by rows": (
+        "net.gradient(x, t, out, batch=Input(rows, g1))", "out['W1'] has shape (1, 1)",
+    ),
+    "output, by a key": ("net.gradient(x, t, with_key(out, g1))", "out['W1'] has shape (1, 1)"),
+    "output, by a mapping": (
+        "out = Mapping(out); Mapping.victim = g1; net.gradient(x, t, out)",
+        "out['W1'] has shape (1, 1)",
+    ),
+    "samples, by labels": ("net.gradient(x, Input(t, x), out)", "x has shape (1, 1)"),
+    "samples, by rows": (
+        "net.gradient(x, t, out, batch=Input(rows, x))", "batch[1] is 1, x holds 1 samples",
+    ),
+    "samples, by a key of out": ("net.gradient(x, t, with_key(out, x))", "x has shape (1, 1)"),
+    "rows, by a key of out": (
+        "net.gradient(x, t, with_key(out, rows), batch=rows)", "batch has shape (1, 1)",
+    ),
+    "labels, by a key of out": (
+        "net.gradient(x, t, with_key(out, t))", "labels have shape (1, 1)",
+    ),
+    "parameter, by the weight decay": (
+        "net.weight_decay_lambda = Rate(W1); net.gradient(x, t, out)", "'W1' has shape (1, 1)",
+    ),
+    "weights of Affine, by an output": (
+        "layer = fastopt.Affine(W1, net.params['b1']); dout = layer.forward(x);"
+        "layer.backward(dout, (as_output(g1, W1), as_output(out['b1'], W1)))", "done",
+    ),
+    "outputs of Affine, by dout": (
+        "layer = fastopt.Affine(W1, net.params['b1']); dout = layer.forward(x);"
+        "layer.backward(Input(dout, g1), (g1, out['b1']))", "dW has shape (1, 1)",
+    ),
+    "scores kept, by dout": (
+        "loss = fastopt.SoftmaxWithLoss(); loss.forward(np.ones((9, 9999)), t[:9]);"
+        "loss.backward(Rate(loss.y))", "y was changed since forward",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SHRUNK)
+def test_arrays_that_are_shrunk_within_a_call_are_refused_or_left_alone(case):
+    call, want = SHRUNK[case]
+    attempt = (
+        f"try:\n    {call}\n    print('done')\nexcept (ValueError, IndexError) as e:\n    print(e)"
+    )
+    done = run(SHRINKING + attempt)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert want in done.stdout
 
 
 @both

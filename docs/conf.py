@@ -4,43 +4,47 @@ What the pages say belongs in them and in the docstrings. The site loads nothing
 fonts, no scripts, formulas as MathML.
 """
 
-from pathlib import Path
-
 from docutils import nodes
 from docutils.utils.math import latex2mathml
-from sphinx import addnodes
 
 import fastopt
-
-ROOT = Path(__file__).parents[1]
 
 project = "fastopt"
 author = "the fastopt developers"
 version = release = fastopt.__version__
 project_copyright = author
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-myst_enable_extensions = ["dollarmath"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+]
+myst_enable_extensions = ["dollarmath", "deflist"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build"]
 default_role = "py:obj"  # what docstrings name in backticks is a link where there is such a thing
 
-toc_object_entries = False  # the names alone would fill the sidebar
+autosummary_generate = False  # its tables head the API pages; the pages themselves are written
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True  # np.float32, not what it prints as
 autodoc_typehints = "none"  # the docstrings say more: shapes, dtypes, units
 napoleon_google_docstring = False
 napoleon_use_rtype = False
-napoleon_use_ivar = True
+napoleon_custom_sections = [("Attributes", "params_style")]  # headed "Attributes", as parameters
+toc_object_entries_show_parents = "hide"
 
-html_theme = "alabaster"  # comes with Sphinx
+copybutton_prompt_text = r">>> |\.\.\. "
+copybutton_prompt_is_regexp = True
+
+html_theme = "furo"
 html_title = f"fastopt {release}"
 html_theme_options = {
-    "description": "Optimizers on dicts of NumPy arrays, compiled, bit for bit equal to NumPy",
-    "fixed_sidebar": True,
-    "page_width": "1180px",
-    "code_font_size": "0.82em",
-    "sidebar_width": "230px",
-    "show_powered_by": False,
+    "source_repository": "https://github.com/fastopt/fastopt/",
+    "source_branch": "main",
+    "source_directory": "docs/",
+    "top_of_page_buttons": ["view"],
 }
 html_static_path = ["site.css"]
 html_css_files = ["site.css"]
@@ -63,14 +67,13 @@ def _block(translator, node):
     raise nodes.SkipNode
 
 
-def _unlink_sources(_app, doctree):
-    """Leave of the README's links to files that are not on the site what they say, no more."""
-    for link in list(doctree.findall(addnodes.pending_xref)):
-        if link["reftype"] == "myst" and (ROOT / link["reftarget"]).is_file():
-            link.replace_self(link.children)
+def _shorten_update(_app, what, name, _obj, _options, lines):
+    """Describe `update` in full once: it takes and raises the same in every optimizer."""
+    if what == "method" and name.endswith(".update") and name != "fastopt.SGD.update":
+        lines[:] = ["Take one step; parameters, errors and an example: `fastopt.SGD.update`.", ""]
 
 
 def setup(app):
     """Show formulas as MathML, which browsers draw themselves."""
-    app.connect("doctree-read", _unlink_sources)
+    app.connect("autodoc-process-docstring", _shorten_update, priority=400)  # before napoleon
     app.add_html_math_renderer("mathml", (_inline, None), (_block, None))

@@ -96,18 +96,18 @@ class SGD(_Optimizer):
     Parameters
     ----------
     lr : float
-        Step size, finite and ≥ 0, in units of the parameters per unit of their gradients.
+        Learning rate, finite and ≥ 0, in units of the parameters per unit of their gradients.
 
     Raises
     ------
     TypeError
-        A hyper-parameter is set, here or later, to what is no number.
+        A hyper-parameter is set, here or later, to something that is not a number.
     ValueError
         A hyper-parameter is set, here or later, to a number out of its range.
 
     Notes
     -----
-    The step of Robbins and Monro (1951), with a step size that stays as it is set; there is no
+    The step of Robbins and Monro (1951), with a learning rate that stays as it is set; there is no
     state.
 
     References
@@ -141,7 +141,7 @@ class Momentum(_Optimizer):
     Parameters
     ----------
     lr : float
-        Step size, finite and ≥ 0, in units of the parameters per unit of their gradients.
+        Learning rate, finite and ≥ 0, in units of the parameters per unit of their gradients.
     momentum : float
         Share of the velocity that is kept, in [0, 1).
 
@@ -154,7 +154,7 @@ class Momentum(_Optimizer):
     Raises
     ------
     TypeError
-        A hyper-parameter is set, here or later, to what is no number.
+        A hyper-parameter is set, here or later, to something that is not a number.
     ValueError
         A hyper-parameter is set, here or later, to a number out of its range.
 
@@ -200,7 +200,7 @@ class Nesterov(Momentum):
     Parameters
     ----------
     lr : float
-        Step size, finite and ≥ 0, in units of the parameters per unit of their gradients.
+        Learning rate, finite and ≥ 0, in units of the parameters per unit of their gradients.
     momentum : float
         Share of the velocity that is kept, in [0, 1).
 
@@ -213,7 +213,7 @@ class Nesterov(Momentum):
     Raises
     ------
     TypeError
-        A hyper-parameter is set, here or later, to what is no number.
+        A hyper-parameter is set, here or later, to something that is not a number.
     ValueError
         A hyper-parameter is set, here or later, to a number out of its range.
 
@@ -245,12 +245,12 @@ class Nesterov(Momentum):
 
 
 class AdaGrad(_Optimizer):
-    """A step size for each entry, shrinking with its gradients: h += g·g; p -= lr·g / (√h + eps).
+    """A rate for each entry, shrinking with its gradients: h += g·g; p -= lr·g / (√h + eps).
 
     Parameters
     ----------
     lr : float
-        Step size, finite and ≥ 0, in units of the parameters: the gradients' own unit cancels.
+        Learning rate, finite and ≥ 0, in units of the parameters: the gradients' own unit cancels.
 
     Attributes
     ----------
@@ -261,7 +261,7 @@ class AdaGrad(_Optimizer):
     Raises
     ------
     TypeError
-        A hyper-parameter is set, here or later, to what is no number.
+        A hyper-parameter is set, here or later, to something that is not a number.
     ValueError
         A hyper-parameter is set, here or later, to a number out of its range.
 
@@ -305,7 +305,7 @@ class RMSprop(_Optimizer):
     Parameters
     ----------
     lr : float
-        Step size, finite and ≥ 0, in units of the parameters: the gradients' own unit cancels.
+        Learning rate, finite and ≥ 0, in units of the parameters: the gradients' own unit cancels.
     decay_rate : float
         Share of h that is kept, in [0, 1).
 
@@ -318,7 +318,7 @@ class RMSprop(_Optimizer):
     Raises
     ------
     TypeError
-        A hyper-parameter is set, here or later, to what is no number.
+        A hyper-parameter is set, here or later, to something that is not a number.
     ValueError
         A hyper-parameter is set, here or later, to a number out of its range.
 
@@ -366,7 +366,7 @@ class Adam(_Optimizer):
     Parameters
     ----------
     lr : float
-        Step size, finite and ≥ 0, in units of the parameters: the gradients' own unit cancels.
+        Learning rate, finite and ≥ 0, in units of the parameters: the gradients' own unit cancels.
     beta1, beta2 : float
         Shares of m and v that are kept, in [0, 1).
 
@@ -384,14 +384,14 @@ class Adam(_Optimizer):
     Raises
     ------
     TypeError
-        A hyper-parameter is set, here or later, to what is no number.
+        A hyper-parameter is set, here or later, to something that is not a number.
     ValueError
         A hyper-parameter is set, here or later, to a number out of its range.
 
     Notes
     -----
     Adam of Kingma and Ba (2015), in the form that ends their section 2: the correction for the
-    start at zero is in the step size lr_t, and eps, 1e-7, is added to the uncorrected √v. Their
+    start at zero is in the learning rate lr_t, and eps, 1e-7, is added to the uncorrected √v. Their
     algorithm 1 adds its eps after the correction; the two agree when that eps is
     1e-7 / √(1-beta2^iter), which falls from 3.2e-6 at the first step to 1e-7.
 

@@ -1,8 +1,10 @@
 """Pictures of the two experiments.
 
 matplotlib is imported only when something is drawn, and pyplot never: no display is needed and
-nothing stays behind in its global state. How the numbers come about belongs to `experiments`.
+its global state is left alone.
 """
+
+# How the numbers come about belongs to `experiments`.
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """The documentation: every example runs, and every public name says what its user must know.
 
-What is checked here is that it is there and true; how the site looks is not.
+What is checked here is that it is there and true: docstrings, README, pages, the API pages against
+`__all__`. How the site looks is not.
 """
 
 import contextlib
@@ -8,18 +9,28 @@ import doctest
 import importlib
 import inspect
 import io
+import math
 import pkgutil
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import fastopt
 from fastopt import datasets, experiments, plotting, reference
 
 ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+REPOSITORY = "https://github.com/fastopt/fastopt/blob/main/"
+PICTURES = "https://raw.githubusercontent.com/fastopt/fastopt/main/"
+needs_sources = pytest.mark.skipif(
+    not README.is_file(), reason="the tests are away from the sources"
+)
+
 BLOCK = re.compile(r"^```(python|pycon)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 MODULES = sorted(
@@ -144,23 +155,91 @@ def blocks(path):
     return BLOCK.findall(path.read_text(encoding="utf-8"))
 
 
-@pytest.mark.skipif(
-    not (ROOT / "README.md").is_file(), reason="the tests are away from the sources"
-)
-def test_examples_of_the_readme():
-    """Each runs alone, as someone copies it."""
+@needs_sources
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_readmes_adam_in_numpy_is_what_one_call_does(dtype):
+    """The first block and the second, on the same parameters: equal to the last bit."""
+    by_hand, call = (block for _, block in blocks(README)[:2])
+    rng = np.random.default_rng(0)
+    start = {"W": rng.standard_normal((30, 20)).astype(dtype), "b": np.zeros(20, dtype)}
+    mine, ours = ({key: p.copy() for key, p in start.items()} for _ in range(2))
+    m, v = ({key: np.zeros_like(p) for key, p in start.items()} for _ in range(2))
+    coefficients = {"lr": 0.01, "beta1": 0.9, "beta2": 0.999}
+    optimizer = fastopt.Adam(**coefficients)
+    for t in range(1, 21):
+        grads = {key: rng.standard_normal(p.shape).astype(dtype) for key, p in start.items()}
+        exec(
+            by_hand,
+            {"math": math, "np": np, "t": t, "m": m, "v": v, **coefficients}
+            | {"params": mine, "grads": grads},
+        )
+        exec(call, {"optimizer": optimizer, "params": ours, "grads": grads})
+    for key, p in start.items():
+        assert not np.array_equal(ours[key], p)
+        assert np.array_equal(ours[key], mine[key])
+        assert np.array_equal(optimizer.m[key], m[key])
+        assert np.array_equal(optimizer.v[key], v[key])
 
-    def run(code):
-        command = [sys.executable, "-W", "error", "-c", code]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
-    fit, digits = (run(block) for _, block in blocks(ROOT / "README.md"))
-    numbers = [float(number) for number in re.findall(r"-?\d+\.\d*", fit)]
+@needs_sources
+def test_program_in_the_readme():
+    """It runs alone, as someone copies it."""
+    _, _, (language, program) = blocks(README)
+    assert language == "python"
+    command = [sys.executable, "-W", "error", "-c", program]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    numbers = [float(number) for number in re.findall(r"-?\d+\.\d*", out)]
     assert numbers == pytest.approx([1, -2, 3, 0.5], abs=1e-3)
-    assert float(digits) > 0.8
 
 
-@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
+@needs_sources
+def test_readme_is_short_and_its_links_work_wherever_it_is_shown():
+    text = README.read_text(encoding="utf-8")
+    assert text.count("\n") <= 130
+    targets = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r"^\[[^]]+\]: (\S+)$", text, re.M)
+    assert len(targets) > 15
+    headings = {anchor(heading) for heading in re.findall(r"^#+ (.*)$", text, re.M)}
+    for target in targets:
+        if target.startswith("#"):
+            assert target[1:] in headings
+            continue
+        assert target.startswith("https://"), target
+        for base in (REPOSITORY, PICTURES):
+            if target.startswith(base):
+                path, _, fragment = target.removeprefix(base).partition("#")
+                assert (ROOT / path).is_file(), target
+                page = (ROOT / path).read_text(encoding="utf-8") if fragment else ""
+                heads = {anchor(heading) for heading in re.findall(r"^#+ (.*)$", page, re.M)}
+                assert not fragment or fragment in heads, target
+    used = set(re.findall(r"\]\[([^]]+)\]", text))
+    assert used == set(re.findall(r"^\[([^]]+)\]: ", text, re.M))
+
+
+def anchor(heading):
+    """Return what a link to a heading ends with."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+@needs_sources
+def test_names_in_the_readme_exist():
+    text = README.read_text(encoding="utf-8")
+    section = text[text.index("## What is in it") : text.index("## How fast")]
+    names = re.findall(r"`(\w+(?:\.\w+)*)[`(]", section)
+    assert len(names) > 20
+    for name in names:
+        thing = fastopt.SGD if name == "update" else fastopt
+        for part in name.split("."):
+            thing = getattr(thing, part)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_pages_own_their_text(page):
+    """What is read on a page stands there: the README is for strangers, and may be cut freely."""
+    text = page.read_text(encoding="utf-8")
+    assert not re.search(r"\{(?:literal)?include\} (?:\.\./)+README\.md", text)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_examples_of_the_page(page):
     """They run from the top of the page to its end; those with a prompt show what comes out."""
     names = {"__name__": "__main__"}
@@ -175,3 +254,85 @@ def test_examples_of_the_page(page):
         names.update(test.globs)
         assert result.failed == 0, report.getvalue()
         assert result.attempted
+
+
+def public_names():
+    """Return the full names of all that `__all__` names, in the package and its public modules."""
+    names = set()
+    for name in fastopt.__all__:
+        thing = getattr(fastopt, name)
+        if inspect.ismodule(thing):
+            names |= {f"fastopt.{name}.{inner}" for inner in thing.__all__}
+        else:
+            names.add(f"fastopt.{name}")
+    return names
+
+
+def api_page(page):
+    """Return what a page of the API describes, with the members it lists, and what it sums up."""
+    described, summed_up = {}, set()
+    module = directive = name = ""
+    for line in page.read_text(encoding="utf-8").splitlines():
+        if found := re.match(r"\.\. ([\w-]+):: ?(.*)$", line):
+            directive, name = found.groups()
+            if directive == "currentmodule":
+                module = name
+            elif directive in ("autoclass", "autofunction", "autodata", "data", "autoprotocol"):
+                name = f"{module}.{name}"
+                described[name] = set()
+        elif found := re.match(r" +:members: (.*)$", line):
+            described[name] = set(found[1].split(", "))
+        elif directive == "autosummary" and (found := re.match(r" +([\w.]+)$", line)):
+            summed_up.add(f"{module}.{found[1]}")
+        elif line.startswith("```"):
+            directive = ""
+    return described, summed_up
+
+
+API = {page.stem: api_page(page) for page in PAGES if page.parent.name == "api"}
+DESCRIBED = {name: members for described, _ in API.values() for name, members in described.items()}
+
+
+@needs_sources
+def test_api_pages_describe_every_public_name_once():
+    assert set(DESCRIBED) == public_names()
+    assert sum(len(described) for described, _ in API.values()) == len(DESCRIBED)
+
+
+@needs_sources
+def test_api_pages_begin_with_a_summary_of_what_they_describe():
+    pages = {stem: page for stem, page in API.items() if stem != "index"}
+    assert len(pages) >= 6
+    for described, summed_up in pages.values():
+        top = {name for name in summed_up if name in DESCRIBED}
+        assert top == set(described)
+
+
+@needs_sources
+def test_api_pages_describe_every_method():
+    checked = 0
+    for name, members in DESCRIBED.items():
+        thing = fastopt
+        for part in name.split(".")[1:]:
+            thing = getattr(thing, part)
+        if not inspect.isclass(thing) or name.startswith("fastopt.reference."):
+            continue
+        methods = {
+            method
+            for method, _ in inspect.getmembers(thing, inspect.isfunction)
+            if not method.startswith("_")
+        }
+        if name == "fastopt.TwoLayerNet":  # the page says: those of MultiLayerNet
+            methods -= DESCRIBED["fastopt.MultiLayerNet"]
+        properties = {
+            key for key, _ in inspect.getmembers(thing, lambda a: isinstance(a, property))
+        }
+        assert methods <= members <= methods | properties, name
+        checked += 1
+    assert checked > 10
+
+
+@needs_sources
+def test_citation_names_this_version():
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {fastopt.__version__}\n" in text

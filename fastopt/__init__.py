@@ -1,16 +1,8 @@
 """fastopt: optimizers, layers and nets on plain NumPy arrays, compiled.
 
-The optimizers update a dict of arrays in place, bit-identical to their reference implementations in
-NumPy, `fastopt.reference`.
-
->>> import numpy as np, fastopt
->>> params, grads = {"w": np.zeros(2)}, {"w": np.array([1.0, -1.0])}
->>> fastopt.SGD(lr=0.5).update(params, grads)
->>> params["w"]
-array([-0.5,  0.5])
+The optimizers update a dict of arrays in place and equal their NumPy twins in `fastopt.reference`
+bit for bit. Names only: what they do is in the modules they come from.
 """
-
-# Names only: what they do is in the modules they come from.
 
 from __future__ import annotations
 

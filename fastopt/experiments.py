@@ -1,6 +1,7 @@
-"""The two experiments: the optimizers side by side in a two-variable valley and on digits."""
+"""The two experiments: the optimizers side by side in a two-variable valley and on digits.
 
-# Plain functions of classes and data. Loading data, printing and drawing belong elsewhere.
+Plain functions of classes and data. Loading data, printing and drawing belong elsewhere.
+"""
 
 from __future__ import annotations
 

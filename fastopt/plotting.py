@@ -1,10 +1,8 @@
 """Pictures of the two experiments.
 
 matplotlib is imported only when something is drawn, and pyplot never: no display is needed and
-its global state is left alone.
+nothing stays behind in its global state. How the numbers come about belongs to `experiments`.
 """
-
-# How the numbers come about belongs to `experiments`.
 
 from __future__ import annotations
 
@@ -30,7 +28,7 @@ __all__ = ["FORMATS", "plot_losses", "plot_trajectories", "save", "smooth_curve"
 Array = NDArray[np.float64]
 
 FORMATS = ("png", "jpg", "jpeg", "webp", "tif", "tiff", "svg", "pdf")
-"""Suffixes of a picture: what matplotlib writes without help and with the faint lines faint."""
+"""Suffixes that a picture may have, those that matplotlib writes by itself, faint lines included."""
 
 _DPI = 150
 _LOOKS = {

@@ -281,7 +281,9 @@ def api_page(page):
                 name = f"{module}.{name}"
                 described[name] = set()
         elif found := re.match(r" +:members: (.*)$", line):
-            described[name] = set(found[1].split(", "))
+            described[name] |= set(found[1].split(", "))
+        elif found := re.match(r" +\.\. auto(?:method|property):: (\w+)$", line):
+            described[name].add(found[1])
         elif directive == "autosummary" and (found := re.match(r" +([\w.]+)$", line)):
             summed_up.add(f"{module}.{found[1]}")
         elif line.startswith("```"):

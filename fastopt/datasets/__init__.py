@@ -1,6 +1,4 @@
-"""Data to train on."""
-
-# The public names only; how a set is read or fetched stands in the modules.
+"""Data to train on: the public names only; how a set is read or fetched stands in the modules."""
 
 from fastopt.datasets._mnist import load_mnist
 

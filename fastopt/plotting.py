@@ -28,7 +28,7 @@ __all__ = ["FORMATS", "plot_losses", "plot_trajectories", "save", "smooth_curve"
 Array = NDArray[np.float64]
 
 FORMATS = ("png", "jpg", "jpeg", "webp", "tif", "tiff", "svg", "pdf")
-"""Suffixes that a picture may have, those that matplotlib writes by itself, faint lines included."""
+"""Suffixes that a picture may have, all written by matplotlib itself, faint lines included."""
 
 _DPI = 150
 _LOOKS = {

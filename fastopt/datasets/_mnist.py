@@ -116,6 +116,8 @@ def _check_flags(**flags: object) -> None:
 
 
 def _raw(source: str | os.PathLike[str]) -> tuple[_RawPair, _RawPair]:
+    if not isinstance(source, str | os.PathLike):
+        raise TypeError(f"source={source!r} is a {type(source).__name__}; {_CHOICES}")
     if source == "sample":
         return _read_sample()
     if source == "full":
@@ -137,8 +139,6 @@ def _read_sample() -> tuple[_RawPair, _RawPair]:
 
 
 def _existing_folder(source: str | os.PathLike[str]) -> Path:
-    if not isinstance(source, str | os.PathLike):
-        raise TypeError(f"source={source!r} is a {type(source).__name__}; {_CHOICES}")
     folder = Path(source)
     # Path("") is the current folder, which an empty string hardly ever means.
     if source == "" or not folder.is_dir():

@@ -9,19 +9,23 @@ from __future__ import annotations
 import argparse
 import csv
 import os
+import signal
 import stat
 import sys
 import tempfile
+import textwrap
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
-from typing import Any, NoReturn
+from types import FrameType, ModuleType
+from typing import Any, NoReturn, TextIO
 
 import fastopt
 import fastopt.optimizers
 from fastopt._files import replacing
+from fastopt._hyperparameters import non_negative
+from fastopt._progress import loss_bar
 from fastopt.experiments import (
     FINAL_STEPS,
     OPTIMIZERS,
@@ -31,7 +35,6 @@ from fastopt.experiments import (
     valley_optimizers,
 )
 from fastopt.plotting import FORMATS, plot_losses, plot_trajectories, require_matplotlib, save
-from fastopt.training import progress_bar
 
 __all__ = ["main"]
 
@@ -48,7 +51,18 @@ class _Parser(argparse.ArgumentParser):
     """Tells what is wrong with the arguments in one line; the usage is there for --help."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, _line(self.prog, f"error: {message}"))
+        _tell(self.prog, f"error: {message}")
+        self.exit(2)
+
+
+class _Chosen(argparse.Action):
+    """Stores a value and, under the name `chose_…`, that it was asked for."""
+
+    def __call__(
+        self, parser: Any, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        setattr(namespace, self.dest, values)
+        setattr(namespace, f"chose_{self.dest}", True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,7 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0, 1 after an error that is no argument's fault, 130 after Ctrl-C.
+        0; 1 after an error that is no argument's fault; 130 after Ctrl-C, also where `compare` has
+        kept what was trained until then. Where matplotlib is missing, `compare` prints its table
+        and returns 0, unless a picture was asked for by --output. What is printed to a standard
+        stream that is not there is lost, and no error.
 
     Raises
     ------
@@ -70,39 +87,79 @@ def main(argv: Sequence[str] | None = None) -> int:
         With status 2 for a bad argument, and with 0 after --help and --version.
     """
     parser = _parser()
-    args = _parsed(parser, argv)
-    if args.command is None:
-        parser.print_help()
-        return 0
-    prog = f"{parser.prog} {args.command}"
+    prog = parser.prog
     try:
-        args.run(args)
-        sys.stdout.flush()
+        args = _parsed(parser, argv)
+        if args.command is None:
+            parser.print_help()
+            return 0
+        prog = f"{parser.prog} {args.command}"
+        status: int = args.run(args)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BrokenPipeError:  # as after `| head`; the flush at exit shall not complain of it either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
-        sys.stderr.write(_line(prog, "interrupted"))
+        _tell(prog, "interrupted")
         return _INTERRUPTED
     except (_RunError, OSError, MemoryError) as error:
-        sys.stderr.write(_line(prog, f"error: {str(error) or type(error).__name__}"))
+        _tell(prog, f"error: {str(error) or type(error).__name__}")
         return 1
-    return 0
+    return status
 
 
 def _parsed(parser: _Parser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the arguments; those that nobody knows are the command's error, not the program's."""
+    """Parse the arguments, and check those that must fit others."""
     args, unknown = parser.parse_known_args(argv)
     if unknown:
         message = f"unrecognized arguments: {' '.join(unknown)}"
         if args.command == "compare" and not unknown[0].startswith("-"):
             message += "; the items of a list are separated by commas, as in --hidden 50,30"
-        getattr(args, "error", parser.error)(message)
+        getattr(args, "error", parser.error)(message)  # the command's error, not the program's
+    if args.command in ("compare", "trajectories"):
+        if args.history and _is_same_file(args.history, args.output):
+            args.error(f"--history {args.history} and --output {args.output} are one file")
+        args.lr = _rates_by_name(args)
     return args
 
 
-def _line(prog: str, message: str) -> str:
-    return f"{prog}: {' '.join(message.split())}\n"
+def _is_same_file(a: Path, b: Path) -> bool:
+    return a.resolve() == b.resolve() or (a.exists() and b.exists() and a.samefile(b))
+
+
+def _rates_by_name(args: argparse.Namespace) -> dict[str, float]:
+    """Return the learning rates of --lr by optimizer; one that is named precedes that for all."""
+    rates: dict[str | None, float] = {}
+    for name, rate in args.lr:
+        if name in rates:
+            args.error(f"argument --lr: {name or 'the rate for all'} is given twice")
+        if name not in (None, *args.optimizers):
+            names = ", ".join(args.optimizers)
+            args.error(f"argument --lr: {name} is not among the optimizers, {names}")
+        rates[name] = rate
+    return {
+        name: rates[key]
+        for name in args.optimizers
+        for key in (name if name in rates else None,)
+        if key in rates
+    }
+
+
+def _tell(prog: str, message: str) -> None:
+    """Write one line to standard error."""
+    _write(sys.stderr, f"{prog}: {' '.join(message.split())}\n")
+
+
+def _write(stream: TextIO | None, text: str) -> None:
+    """Write to a standard stream, if there is one; what its encoding lacks is escaped."""
+    if stream is None or stream.closed:
+        return
+    try:
+        stream.write(text)
+    except UnicodeEncodeError:
+        encoding = stream.encoding
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def _parser() -> _Parser:
@@ -117,7 +174,7 @@ def _parser() -> _Parser:
     _add_compare(commands)
     _add_trajectories(commands)
     info = commands.add_parser("info", help="versions, kernels, threads, BLAS, compiler")
-    info.set_defaults(run=lambda args: fastopt.show_config(), error=info.error)
+    info.set_defaults(run=_info, error=info.error)
     return parser
 
 
@@ -151,13 +208,6 @@ def _add_compare(commands: Any) -> None:
         default="100,100,100,100",
         metavar="N,N,...",
         help=f'units of each hidden layer, "" for no such layer {default}',
-    )
-    add(
-        "--optimizers",
-        type=_optimizer_names,
-        default=",".join(OPTIMIZERS),
-        metavar="NAME,...",
-        help=f"of {', '.join(_CHOICES)} {default}",
     )
     add(
         "--mnist",
@@ -194,7 +244,24 @@ def _add_trajectories(commands: Any) -> None:
 def _add_common(parser: argparse.ArgumentParser, output: str) -> None:
     add = parser.add_argument
     add(
+        "--optimizers",
+        type=_optimizer_names,
+        default=",".join(OPTIMIZERS),
+        metavar="NAME,...",
+        help=f"of {', '.join(_CHOICES)} (default: %(default)s)",
+    )
+    add(
+        "--lr",
+        type=_learning_rates,
+        action="extend",
+        default=[],
+        metavar="[NAME=]NUMBER,...",
+        help="learning rate of all optimizers, as in 0.05, or of those named, as in SGD=0.1; may "
+        "be given several times",
+    )
+    add(
         "--output",
+        action=_Chosen,
         type=_picture,
         default=output,
         metavar="FILE",
@@ -202,6 +269,7 @@ def _add_common(parser: argparse.ArgumentParser, output: str) -> None:
     )
     add("--history", type=_csv_file, metavar="FILE.csv", help="write the numbers of every step")
     add("--reference", action="store_true", help="run the NumPy twins, not the compiled classes")
+    parser.set_defaults(chose_output=False)
 
 
 def _positive(text: str) -> int:
@@ -229,15 +297,42 @@ def _sizes(text: str) -> list[int]:
 
 
 def _optimizer_names(text: str) -> list[str]:
+    names = [_optimizer_name(part) for part in text.split(",")]
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            raise argparse.ArgumentTypeError(f"{name} is listed twice")
+    return names
+
+
+def _optimizer_name(text: str) -> str:
     known = {name.lower(): name for name in _CHOICES}
-    wanted = [name.strip().lower() for name in text.split(",")]
-    for i, name in enumerate(wanted):
-        if name not in known:
-            choices = ", ".join(_CHOICES)
-            raise argparse.ArgumentTypeError(f"no optimizer {name!r}, choose from {choices}")
-        if name in wanted[:i]:
-            raise argparse.ArgumentTypeError(f"{known[name]} is listed twice")
-    return [known[name] for name in wanted]
+    name = text.strip().lower()
+    if name not in known:
+        choices = ", ".join(_CHOICES)
+        raise argparse.ArgumentTypeError(f"no optimizer {name!r}, choose from {choices}")
+    return known[name]
+
+
+def _learning_rates(text: str) -> list[tuple[str | None, float]]:
+    """Return the pairs of name and rate in NAME=NUMBER,…; a rate for all has no name."""
+    pairs = []
+    for part in text.split(","):
+        name, sign, number = part.rpartition("=")
+        pairs.append((_optimizer_name(name) if sign else None, _learning_rate(number)))
+    return pairs
+
+
+def _learning_rate(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"want a number or NAME=NUMBER, as in 0.05 or SGD=0.1, got {text!r}"
+        ) from None
+    try:
+        return non_negative("lr", number)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _source(text: str) -> str:
@@ -270,10 +365,17 @@ def _writable(text: str, suffixes: Sequence[str]) -> Path:
     return path
 
 
-def _compare(args: argparse.Namespace) -> None:
-    _require_matplotlib()
+def _info(args: argparse.Namespace) -> int:
+    fastopt.show_config()
+    return 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+    why_no_picture = _matplotlib_is_missing()
+    if why_no_picture and args.chose_output:
+        raise _RunError(why_no_picture)
     data = _load_mnist(args.mnist)
-    with _progress_bar(args.iterations) as progress:
+    with loss_bar(args.iterations) as progress, _ctrl_c_noted() as is_interrupted:
         comparison = compare_optimizers(
             data,
             args.optimizers,
@@ -283,33 +385,78 @@ def _compare(args: argparse.Namespace) -> None:
             batch_size=args.batch_size,
             dtype=args.dtype,
             seed=args.seed,
+            learning_rates=args.lr,
             progress=progress,
+            stop=is_interrupted,
         )
     images, pixels = data[0][0].shape
     losses = {name: training.losses for name, training in comparison.trainings.items()}
+    steps = min(map(len, losses.values()))
+    if steps < args.iterations:
+        wanted = _count(args.iterations, "step")
+        _tell("fastopt compare", f"interrupted after {steps:,} of {wanted}")
     try:
         if args.history:
             _write_history(args.history, losses, first_step=1)
-        save(plot_losses(losses, _title(args, images)), args.output)
-    finally:  # a full disk doesn't cost the table, nor a reader who has left the files
-        print(_table(comparison), _footer(args, pixels, comparison.seconds), sep="\n")
-    _print_files(args)
+        if not why_no_picture:
+            save(plot_losses(losses, _title(args, images)), args.output)
+    finally:  # a full disk doesn't cost the table, nor does a reader who has left cost the files
+        footer = _footer(args, pixels, steps, comparison.seconds)
+        _write(sys.stdout, f"{_table(comparison)}\n{footer}\n")
+    if why_no_picture:
+        _tell("fastopt compare", why_no_picture)
+    _print_files(args, picture=not why_no_picture)
+    return 0 if steps == args.iterations else _INTERRUPTED
+
+
+@contextmanager
+def _ctrl_c_noted() -> Iterator[Callable[[], bool]]:
+    """Yield what tells whether Ctrl-C was pressed; pressed once more, it interrupts at once."""
+    pressed = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal pressed
+        pressed = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    is_ours = threading.current_thread() is threading.main_thread()
+    if not is_ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield lambda: False
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _title(args: argparse.Namespace, images: int) -> str:
     digits = _count(images, "MNIST image")
-    twins = "\n(NumPy twins)" if args.reference else ""
-    return f"Training loss on {digits}, batches of {args.batch_size:,}{twins}"
+    lines = [f"Training loss on {digits}, batches of {args.batch_size:,}"]
+    if args.lr:
+        lines += textwrap.wrap(_rates(args), 60)
+    if args.reference:
+        lines.append("(NumPy twins)")
+    return "\n".join(lines)
 
 
-def _footer(args: argparse.Namespace, pixels: int, seconds: float) -> str:
-    steps, batch = _count(args.iterations, "step"), _count(args.batch_size, "image")
+def _rates(args: argparse.Namespace) -> str:
+    """Say which learning rates were asked for."""
+    if len(args.lr) == len(args.optimizers) and len(set(args.lr.values())) == 1:
+        return f"lr = {args.lr[args.optimizers[0]]:g}"
+    rates = ", ".join(f"{name} {rate:g}" for name, rate in args.lr.items())
+    others = "" if len(args.lr) == len(args.optimizers) else ", others by default"
+    return f"lr: {rates}{others}"
+
+
+def _footer(args: argparse.Namespace, pixels: int, steps: int, seconds: float) -> str:
+    taken, batch = _count(steps, "step"), _count(args.batch_size, "image")
     net = "-".join(map(str, [pixels, *args.hidden, 10]))
     twins = ", NumPy twins" if args.reference else ""
-    last = min(args.iterations, FINAL_STEPS)
+    last = min(steps, FINAL_STEPS)
     final = f"mean of the last {last} steps" if last > 1 else "of the one step"
     return (
-        f"{steps} of {batch}, net {net}, {args.dtype}{twins}: {seconds:.1f} s\n"
+        f"{taken} of {batch}, net {net}, {args.dtype}{twins}: {seconds:.1f} s\n"
         f"final loss: {final}; ms per step: gradient and update, median"
     )
 
@@ -318,9 +465,10 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def _trajectories(args: argparse.Namespace) -> None:
-    _require_matplotlib()
-    optimizers = valley_optimizers(_classes(args))
+def _trajectories(args: argparse.Namespace) -> int:
+    if why_no_picture := _matplotlib_is_missing():
+        raise _RunError(why_no_picture)
+    optimizers = valley_optimizers(_classes(args), args.optimizers, args.lr)
     paths = {name: trajectory(opt, steps=args.steps) for name, opt in optimizers.items()}
     if args.history:
         columns = {
@@ -333,13 +481,16 @@ def _trajectories(args: argparse.Namespace) -> None:
     defaults = [name for name, opt in optimizers.items() if opt.lr == type(opt)().lr]
     save(plot_trajectories(paths, learning_rates, defaults), args.output)
     _print_files(args)
+    return 0
 
 
-def _require_matplotlib() -> None:
+def _matplotlib_is_missing() -> str:
+    """Return what to install for a picture, or nothing."""
     try:
         require_matplotlib()
     except ImportError as error:
-        raise _RunError(str(error)) from error
+        return str(error)
+    return ""
 
 
 def _load_mnist(source: str) -> Any:
@@ -361,21 +512,11 @@ def _classes(args: argparse.Namespace) -> ModuleType:
     return fastopt.reference if args.reference else fastopt
 
 
-@contextmanager
-def _progress_bar(iterations: int) -> Iterator[Callable[[Mapping[str, float]], None] | None]:
-    """Yield what shows each iteration's losses on a terminal; None where none is looking."""
-    if not sys.stderr.isatty() or find_spec("tqdm") is None:
-        yield None
-        return
-    with progress_bar(iterations) as show:
-        yield show
-
-
 def _table(comparison: Comparison) -> str:
-    rows = [("optimizer", "final loss", "test accuracy", "ms per step")]
+    rows = [("optimizer", "lr", "final loss", "test accuracy", "ms per step")]
     for name, training in comparison.trainings.items():
         loss, accuracy = f"{training.final_loss:#.3g}", f"{training.test_accuracy:.4f}"
-        rows.append((name, loss, accuracy, f"{training.ms_per_step:.3f}"))
+        rows.append((name, f"{training.lr:g}", loss, accuracy, f"{training.ms_per_step:.3f}"))
     first, *others = ([len(cell) for cell in column] for column in zip(*rows, strict=True))
     return "\n".join(
         "  ".join([row[0].ljust(max(first)), *map(str.rjust, row[1:], map(max, others))])
@@ -391,7 +532,8 @@ def _write_history(path: Path, columns: Mapping[str, Sequence[float]], first_ste
         writer.writerows([step, *row] for step, row in enumerate(rows, first_step))
 
 
-def _print_files(args: argparse.Namespace) -> None:
+def _print_files(args: argparse.Namespace, picture: bool = True) -> None:
     if args.history:
-        print(f"history: {args.history}")
-    print(f"picture: {args.output}")
+        _write(sys.stdout, f"history: {args.history}\n")
+    if picture:
+        _write(sys.stdout, f"picture: {args.output}\n")

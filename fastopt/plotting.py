@@ -1,8 +1,6 @@
-"""Pictures of the two experiments.
-
-matplotlib is imported only when something is drawn, and pyplot never: no display is needed and
-nothing stays behind in its global state. How the numbers come about belongs to `experiments`.
-"""
+# matplotlib is imported only when something is drawn, and pyplot never: no display is needed and
+# nothing is left in its global state. How the numbers come about belongs to `experiments`.
+"""Pictures of the two experiments."""
 
 from __future__ import annotations
 
@@ -39,7 +37,7 @@ _LOOKS = {
     "figure.constrained_layout.h_pad": 0.1,
 }
 _DATELESS = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
-_SHORT = 200  # steps; in fewer, the trend hardly differs from `smooth_curve`
+_SHORT = 200  # steps; fewer have no trend that could be seen apart from them
 _SMALLEST_LOSS = 1e-6  # below it, the 1e-7 inside the loss's logarithm is all one sees
 
 
@@ -105,10 +103,10 @@ def plot_losses(
 ) -> Figure:
     """Draw the loss curves of several optimizers.
 
-    The bold line is the trend, a mean over some hundred steps; the faint one behind it is
-    `smooth_curve`. Fewer than 200 steps have no trend of their own: there `smooth_curve` is bold,
-    and alone. The loss axis is logarithmic where the bold lines span more than a decade, and
-    leaves out a spike in the first hundredth of the steps.
+    The bold line is the trend, a mean over about a hundred steps; the faint one is `smooth_curve`.
+    Of fewer than 200 steps the losses are drawn as they are, by one line. The loss axis is
+    logarithmic where the bold lines span more than a decade, and leaves out a spike in the first
+    hundredth of the steps.
 
     Parameters
     ----------
@@ -139,19 +137,18 @@ def plot_losses(
     ['SGD', 'Adam']
     """
     curves = _curves(losses)
-    smoothed = {name: smooth_curve(curve) for name, curve in curves.items()}
     steps = max(map(len, curves.values()))
     long = steps >= _SHORT
-    bold = {name: _trend(curve) for name, curve in curves.items()} if long else smoothed
+    bold = {name: _trend(curve) for name, curve in curves.items()} if long else curves
     with _figure(10, 5.8) as figure:
         axes = figure.add_subplot()
         axes.set(title=title, xlabel="step", ylabel="loss on the batch after the step")
         if long:
-            _draw_faint(axes, smoothed)
+            _draw_faint(axes, {name: smooth_curve(curve) for name, curve in curves.items()})
         for i, (name, curve) in enumerate(bold.items()):
-            _draw_bold(axes, name, curve, i / len(bold))
+            _draw_bold(axes, name, curve, i / len(bold), width=2.6 if long else 1.8)
         _scale_steps(axes, steps)
-        _scale_losses(axes, bold.values())
+        _scale_losses(axes, [curve[steps // 100 if long else 0 :] for curve in bold.values()])
         _label_ends(axes, bold)
     return figure
 
@@ -182,7 +179,7 @@ def _draw_faint(axes: Axes, curves: Mapping[str, Array]) -> None:
     axes.figure.supxlabel("bold: trend; faint: smoothed over 11 steps", fontsize=13, color="0.3")
 
 
-def _draw_bold(axes: Axes, name: str, curve: Array, stagger: float) -> None:
+def _draw_bold(axes: Axes, name: str, curve: Array, stagger: float, width: float) -> None:
     color, dashes, marker = _STYLES.get(name, _OTHER_STYLE)
     apart = max(1, len(curve) // 8)
     axes.plot(
@@ -191,7 +188,7 @@ def _draw_bold(axes: Axes, name: str, curve: Array, stagger: float) -> None:
         label=name,
         color=color,
         linestyle=dashes,
-        linewidth=2.6,
+        linewidth=width,
         marker=marker,
         markersize=9,
         markeredgecolor="white",
@@ -223,12 +220,12 @@ def _scale_steps(axes: Axes, steps: int) -> None:
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
 
 
-def _scale_losses(axes: Axes, trends: Iterable[Array]) -> None:
+def _scale_losses(axes: Axes, curves: Sequence[Array]) -> None:
     """Make the loss axis logarithmic where that shows more, with the ticks written as numbers."""
     from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
     axes.grid(axis="y", color="0.9")
-    values = np.concatenate([trend[len(trend) // 100 :] for trend in trends])
+    values = np.concatenate(curves)
     values = values[np.isfinite(values)]
     if values.size == 0 or values.max() < 10 * values.min():
         return
@@ -380,7 +377,7 @@ def require_matplotlib() -> None:
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
-        raise ImportError("pictures need matplotlib: pip install matplotlib") from error
+        raise ImportError('pictures need matplotlib: pip install "fastopt[cli]"') from error
 
 
 @contextmanager

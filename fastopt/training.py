@@ -1,28 +1,22 @@
-"""The training loop that users would write around a net and an optimizer, once.
-
-Batches, evaluation, history, early stopping. What a step computes is the net's and the optimizer's
-business; the command line's five trainings side by side go through the same loop.
-"""
+# Batches, evaluation, history, early stopping. What a step computes belongs to the net and the
+# optimizer; the command line's trainings side by side go through the same loop.
+"""The training loop that users would write around a net and an optimizer, once."""
 
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from importlib.util import find_spec
-from time import perf_counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastopt._progress import loss_bar
+
 __all__ = ["Trainer"]
 
 Array = NDArray[Any]
 History = dict[str, list[Any]]
-
-BAR_SECONDS = 0.05  # between two looks at the progress bar
 
 
 class Net(Protocol):
@@ -59,10 +53,11 @@ class Trainer:
         Source of the random order.
     callbacks : sequence of callables
         Each is called with the trainer after every step and evaluation of it. It may read the
-        attributes below, change ``trainer.optimizer.lr``, or call ``trainer.stop()``.
+        attributes below, change ``trainer.optimizer.lr``, or call ``trainer.stop()``. What it
+        changes acts from the next step on: the first step is taken as the optimizer was given.
     progress : bool, optional
         Show a progress bar with the loss (needs tqdm). By default if standard error is a terminal
-        and tqdm is there.
+        and tqdm is there. A process without a standard error, as under pythonw, shows none.
 
     Attributes
     ----------
@@ -82,7 +77,8 @@ class Trainer:
     Raises
     ------
     TypeError
-        `batch_size` is no integer.
+        `net`, `optimizer` or `callbacks` lack what a trainer needs of them, such as a class where
+        an instance is wanted; or `batch_size` is no integer.
     ValueError
         `batch_size` is below 1.
 
@@ -110,10 +106,12 @@ class Trainer:
         callbacks: Sequence[Callable[[Trainer], object]] = (),
         progress: bool | None = None,
     ) -> None:
+        _require("net", net, "params", "loss_and_gradient")
+        _require("optimizer", optimizer, "update")
         self.net, self.optimizer = net, optimizer
         self.batch_size = _count("batch_size", batch_size)
         self.shuffle = shuffle
-        self.callbacks = list(callbacks)
+        self.callbacks = _checked_callbacks(callbacks)
         self.progress = progress
         self._rng = np.random.default_rng(rng)
         self._grads: dict[str, Array] | None = None
@@ -145,7 +143,8 @@ class Trainer:
         epochs, iterations : int
             How many passes over the samples, or how many steps; one of the two.
         validation : (x, t), optional
-            Samples and labels to evaluate on.
+            Samples and labels to evaluate on, by the net's ``loss(x, t)`` and, if it has one,
+            ``accuracy(x, t)``.
         evaluate_every : int, optional
             Evaluate after every so many steps, and after the last; by default after each epoch.
         patience : int, optional
@@ -157,7 +156,7 @@ class Trainer:
         dict of str to list
             ``loss``: of each step on its batch, before its update. ``iteration``: the steps after
             which it was evaluated, and for each of these ``validation_loss`` and
-            ``validation_accuracy``.
+            ``validation_accuracy``, which stays empty if the net has no ``accuracy``.
 
         Raises
         ------
@@ -171,8 +170,10 @@ class Trainer:
         Notes
         -----
         Ctrl-C ends training after the step it meets; what was trained is kept, and `fit` returns
-        as usual, with `interrupted` set. What a callback raises ends training, too, and comes
-        through.
+        as usual, with `interrupted` set. A step that the optimizer has completed is counted and in
+        the history, wherever Ctrl-C meets it. An optimizer of your own that is interrupted within
+        its ``update`` has not completed the step. What a callback raises ends training, too, and
+        comes through.
 
         Examples
         --------
@@ -203,6 +204,8 @@ class Trainer:
             isinstance(validation, (tuple, list)) and len(validation) == 2
         ):
             raise TypeError("validation must be a pair of samples and labels, (x, t)")
+        if validation is not None:
+            _require("net", self.net, "loss", purpose=" for validation")
         x, t = np.asarray(x), np.asarray(t)
         n = len(x) if x.ndim else 0
         if n == 0:
@@ -213,7 +216,7 @@ class Trainer:
         every = per_epoch if evaluate_every is None else _count("evaluate_every", evaluate_every)
         self._begin(None if patience is None else _count("patience", patience))
         try:
-            with self._bar(_count("iterations", iterations)) as show:
+            with loss_bar(_count("iterations", iterations), self.progress) as show:
                 for loss in self.steps(x, t, self._batches(n, iterations)):
                     self.epoch = -(-self.iteration // per_epoch)
                     is_last = self.iteration == iterations
@@ -221,12 +224,14 @@ class Trainer:
                         self._evaluate(*validation)
                     for callback in self.callbacks:
                         callback(self)
-                    show(loss)
+                    show({"loss": loss})
                     if self._is_stopped:
                         break
         except KeyboardInterrupt:
             self.interrupted = True
+            self._drop_half_an_evaluation()
         finally:
+            self.epoch = -(-self.iteration // per_epoch)
             self._restore_best()
         return self.history
 
@@ -264,11 +269,21 @@ class Trainer:
         (3, 3)
         """
         net, optimizer, losses = self.net, self.optimizer, self.history["loss"]
+        counter = getattr(optimizer, "_stepper", _Uncounted)
         for batch in batches:
             loss, self._grads = net.loss_and_gradient(x, t, self._grads, batch=batch)
-            optimizer.update(net.params, self._grads)
-            losses.append(loss)
+            before = counter.steps
+            # A signal is handled at the end of a call: one that comes during a compiled step
+            # interrupts `update` after it, and none comes between count and append.
+            try:
+                optimizer.update(net.params, self._grads)
+            except BaseException:
+                if counter.steps != before:
+                    self.iteration += 1
+                    losses.append(loss)
+                raise
             self.iteration += 1
+            losses.append(loss)
             yield loss
 
     def stop(self) -> None:
@@ -305,10 +320,12 @@ class Trainer:
                 yield order[first : first + self.batch_size]
 
     def _evaluate(self, x: ArrayLike, t: ArrayLike) -> None:
-        loss, accuracy = self.net.loss(x, t), self.net.accuracy(x, t)
-        self.history["iteration"].append(self.iteration)
-        self.history["validation_loss"].append(loss)
-        self.history["validation_accuracy"].append(accuracy)
+        loss = self.net.loss(x, t)
+        evaluation: dict[str, Any] = {"iteration": self.iteration, "validation_loss": loss}
+        if hasattr(self.net, "accuracy"):
+            evaluation["validation_accuracy"] = self.net.accuracy(x, t)
+        for name, value in evaluation.items():
+            self.history[name].append(value)
         if self._patience is None:
             return
         if self._is_best(loss):
@@ -318,6 +335,15 @@ class Trainer:
             self._evaluations_since_best += 1
             if self._evaluations_since_best == self._patience:
                 self.stop()
+
+    def _drop_half_an_evaluation(self) -> None:
+        """Cut the lists of evaluations to one length, if Ctrl-C has come between two of them."""
+        lists = [self.history[name] for name in ("iteration", "validation_loss")]
+        if hasattr(self.net, "accuracy"):
+            lists.append(self.history["validation_accuracy"])
+        complete = min(map(len, lists))
+        for values in lists:
+            del values[complete:]
 
     def _is_best(self, loss: float) -> bool:
         """Tell whether a loss is the lowest so far; any number is lower than NaN."""
@@ -332,63 +358,37 @@ class Trainer:
                 np.copyto(self.net.params[key], p)
             self._best = None
 
-    @contextmanager
-    def _bar(self, iterations: int) -> Iterator[Callable[[float], None]]:
-        """Yield what is told each step's loss: it shows the bar, or does nothing."""
-        wanted = self.progress
-        if wanted is None:
-            wanted = sys.stderr.isatty() and find_spec("tqdm") is not None
-        if not wanted:
-            yield lambda loss: None
-            return
-        with progress_bar(iterations) as bar:
-            yield lambda loss: bar({"loss": loss})
+
+class _Uncounted:
+    """Stands in for the counter of an optimizer that has none: no step is known to be completed."""
+
+    steps = 0
 
 
-@contextmanager
-def progress_bar(iterations: int) -> Iterator[Callable[[Mapping[str, float]], None]]:
-    """Yield what is called after each iteration with its losses by name, and shows their means.
+def _require(name: str, value: object, *attributes: str, purpose: str = "") -> None:
+    """Refuse a class where its instance is wanted, and an object without what is needed of it."""
+    needed = " and ".join(attributes)
+    if isinstance(value, type):
+        raise TypeError(
+            f"{name} must be an object with {needed}{purpose}, got the class {value.__name__}; "
+            f"give an instance, as {value.__name__}(...) makes it"
+        )
+    if not all(hasattr(value, attribute) for attribute in attributes):
+        raise TypeError(f"{name} must be an object with {needed}{purpose}, got {value!r}")
 
-    Raises
-    ------
-    ImportError
-        tqdm is not installed.
-    """
-    try:
-        from tqdm import tqdm
-    except ImportError as error:
-        raise ImportError("a progress bar needs tqdm: pip install tqdm") from error
 
-    smoothed: dict[str, float] = {}
-    done = 0
-    shown = perf_counter()
-
-    def show(losses: Mapping[str, float]) -> None:
-        nonlocal done, shown
-        for name, loss in losses.items():
-            before = smoothed.get(name, loss)
-            smoothed[name] = before + 0.05 * (loss - before)
-        done += 1
-        if perf_counter() - shown > BAR_SECONDS:
-            refresh()
-
-    def refresh() -> None:
-        nonlocal done, shown
-        text = "  ".join(f"{name} {loss:.3f}" for name, loss in smoothed.items())
-        bar.set_postfix_str(text, refresh=False)
-        bar.update(done)
-        done, shown = 0, perf_counter()
-
-    with tqdm(
-        total=iterations,
-        bar_format="{percentage:3.0f}% {bar:10} {remaining} left{postfix}",
-        mininterval=0,  # `show` sees to it
-        smoothing=0.05,
-        dynamic_ncols=True,
-        leave=False,
-    ) as bar:
-        yield show
-        refresh()
+def _checked_callbacks(callbacks: Sequence[Callable[[Trainer], object]]) -> list[Any]:
+    if not isinstance(callbacks, Iterable):
+        raise TypeError(
+            f"callbacks must be a sequence of callables, got {callbacks!r}; one alone is [callback]"
+        )
+    checked = list(callbacks)
+    for i, callback in enumerate(checked):
+        if not callable(callback):
+            raise TypeError(
+                f"callbacks must be a sequence of callables, but item {i} is {callback!r}"
+            )
+    return checked
 
 
 def _count(name: str, value: Any) -> int:

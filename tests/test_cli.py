@@ -3,15 +3,19 @@
 import csv
 import io
 import os
+import re
+import shlex
+import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from matplotlib.image import imread
 
 import fastopt
-from fastopt import _cli, experiments, plotting, reference
+from fastopt import _cli, _progress, datasets, experiments, plotting, reference
 from fastopt.datasets import _download, load_mnist
 
 QUICK = ["--iterations", "3", "--batch-size", "8", "--hidden", "5", "--optimizers", "sgd,ADAM"]
@@ -37,6 +41,10 @@ def read_csv(path):
     return header, [[float(value) for value in row] for row in rows]
 
 
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
 def one_line(text, start):
     assert text.startswith(start)
     assert text.endswith("\n")
@@ -54,11 +62,13 @@ class TestCompare:
         assert run("compare", *QUICK) == 0
         out, err = capsys.readouterr()
         lines = out.splitlines()
-        assert lines[0].split("  ") == ["optimizer", "final loss", "test accuracy", "ms per step"]
+        columns = ["optimizer", "lr", "final loss", "test accuracy", "ms per step"]
+        assert re.split("  +", lines[0]) == columns
         assert [line.split()[0] for line in lines[1:3]] == ["SGD", "Adam"]
         assert {len(line) for line in lines[:3]} == {len(lines[0])}
         for line, training in zip(lines[1:3], comparison().trainings.values(), strict=True):
-            _, loss, accuracy, ms = line.split()
+            _, lr, loss, accuracy, ms = line.split()
+            assert float(lr) == training.lr
             assert float(loss) == pytest.approx(training.final_loss, rel=0.005)
             assert float(accuracy) == pytest.approx(training.test_accuracy, abs=5e-5)
             assert float(ms) > 0
@@ -126,6 +136,8 @@ class TestCompare:
         seen = {}
 
         def note(data, optimizers, **options):
+            assert callable(options.pop("progress"))
+            assert not options.pop("stop")()
             seen.update(options, images=len(data[0][0]), optimizers=optimizers)
             raise KeyboardInterrupt
 
@@ -140,8 +152,38 @@ class TestCompare:
             "batch_size": 128,
             "dtype": "float32",
             "seed": 0,
-            "progress": None,
+            "learning_rates": {},
         }
+
+    @pytest.mark.parametrize(
+        ("options", "rates", "told"),
+        [
+            (["0.05"], {"SGD": 0.05, "Adam": 0.05}, "\nlr = 0.05"),
+            (["SGD=0.1"], {"SGD": 0.1, "Adam": 0.001}, "\nlr: SGD 0.1, others by default"),
+            (["0.05", "adam=0.01"], {"SGD": 0.05, "Adam": 0.01}, "\nlr: SGD 0.05, Adam 0.01"),
+            (["Adam=0.01,0.05"], {"SGD": 0.05, "Adam": 0.01}, "\nlr: SGD 0.05, Adam 0.01"),
+            ([], {"SGD": 0.01, "Adam": 0.001}, ""),
+        ],
+    )
+    def test_learning_rates(self, options, rates, told, folder, capsys, monkeypatch):
+        titles = []
+
+        def note(losses, title):
+            titles.append(title)
+            return plotting.plot_losses(losses, title)
+
+        monkeypatch.setattr(_cli, "plot_losses", note)
+        argv = [word for option in options for word in ("--lr", option)]
+        assert run("compare", *QUICK, *argv, "--history", "a.csv") == 0
+        table = [line.split() for line in capsys.readouterr().out.splitlines()[1:3]]
+        assert {row[0]: float(row[1]) for row in table} == rates
+        _, rows = read_csv(folder / "a.csv")
+        trainings = comparison(learning_rates=rates).trainings
+        assert [row[1:] for row in rows] == [
+            list(losses)
+            for losses in zip(*(training.losses for training in trainings.values()), strict=True)
+        ]
+        assert titles == [f"Training loss on 6,000 MNIST images, batches of 8{told}"]
 
 
 class TestTrajectories:
@@ -167,6 +209,18 @@ class TestTrajectories:
         assert run("trajectories", "--output", "a.svg") == 0
         assert (folder / "a.svg").read_text(encoding="utf-8").count("(default)") == 1
         assert "RMSprop, lr = 0.01 (default)" in (folder / "a.svg").read_text(encoding="utf-8")
+
+    def test_optimizers_and_learning_rates(self, folder):
+        options = ["--optimizers", "nesterov,sgd", "--lr", "SGD=0.5", "--steps", "4"]
+        assert run("trajectories", *options, "--output", "a.svg", "--history", "a.csv") == 0
+        header, rows = read_csv(folder / "a.csv")
+        assert header == ["step", "Nesterov_x", "Nesterov_y", "SGD_x", "SGD_y"]
+        path = experiments.trajectory(fastopt.SGD(lr=0.5), steps=4)
+        assert [row[3:] for row in rows] == path.tolist()
+        picture = (folder / "a.svg").read_text(encoding="utf-8")
+        assert "Nesterov, lr = 0.1 " in picture
+        assert "SGD, lr = 0.5 " in picture
+        assert "RMSprop" not in picture
 
     @pytest.mark.parametrize("suffix", ["svg", "pdf"])
     def test_two_runs_write_the_same_bytes(self, suffix, folder):
@@ -199,6 +253,22 @@ class TestOthers:
         assert capsys.readouterr().out == expected
 
 
+def test_two_names_of_one_file(folder, capsys, monkeypatch):
+    monkeypatch.setattr(_cli, "compare_optimizers", None)  # is not reached
+    try:
+        (folder / "a.png").symlink_to("a.csv")
+    except OSError:
+        pytest.skip("no symbolic links here")
+    for command in ("compare", "trajectories"):
+        assert run(command, "--history", "a.csv", "--output", "a.png") == 2
+        err = one_line(capsys.readouterr().err, f"fastopt {command}: error: ")
+        assert "--history a.csv and --output a.png are one file" in err
+    assert names_in(folder) == ["a.png"]
+    (folder / "b.csv").write_text("")
+    (folder / "b.png").hardlink_to(folder / "b.csv")
+    assert run("trajectories", "--history", "b.csv", "--output", "b.png") == 2
+
+
 @pytest.mark.parametrize(
     ("argv", "named"),
     [
@@ -218,6 +288,15 @@ class TestOthers:
         (["compare", "--optimizers", "sgd,adamw"], "'adamw', choose from SGD, "),
         (["compare", "--optimizers", ""], "--optimizers"),
         (["compare", "--optimizers", "adam,sgd,Adam"], "Adam is listed twice"),
+        (["compare", "--lr", "fast"], "--lr: want a number or NAME=NUMBER"),
+        (["compare", "--lr", ""], "--lr: want a number or NAME=NUMBER"),
+        (["compare", "--lr", "-1"], "--lr"),
+        (["compare", "--lr=-1"], "lr must be finite and at least 0, got -1.0"),
+        (["compare", "--lr", "SGD=nan"], "lr must be finite and at least 0, got nan"),
+        (["compare", "--lr", "adamw=1"], "'adamw', choose from SGD, "),
+        (["compare", "--lr", "SGD=1", "--lr", "sgd=2"], "--lr: SGD is given twice"),
+        (["compare", "--lr", "1,2"], "--lr: the rate for all is given twice"),
+        (["trajectories", "--lr", "Nesterov=1"], "Nesterov is not among the optimizers, SGD, "),
         (["compare", "--mnist", "nowhere"], "nowhere"),
         (["compare", "--dtype", "float16"], "float16"),
         (["compare", "--seed", "-1"], "--seed"),
@@ -273,37 +352,127 @@ def test_damaged_mnist(folder, capsys):
     assert "ubyte" in one_line(capsys.readouterr().err, "fastopt compare: error: ")
 
 
-@pytest.mark.parametrize("command", ["compare", "trajectories"])
-def test_without_matplotlib(command, folder, capsys, monkeypatch):
+NO_MATPLOTLIB = 'pictures need matplotlib: pip install "fastopt[cli]"\n'
+
+
+def test_without_matplotlib_there_is_a_table(folder, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    monkeypatch.setattr(_cli, "load_mnist", None, raising=False)
-    assert run(command) == 1
-    err = one_line(capsys.readouterr().err, f"fastopt {command}: error: ")
-    assert err.endswith("pip install matplotlib\n")
+    assert run("compare", *QUICK, "--history", "a.csv") == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("optimizer ")
+    assert out.endswith("history: a.csv\n")
+    assert err == f"fastopt compare: {NO_MATPLOTLIB}"
+    assert names_in(folder) == ["a.csv"]
+
+
+@pytest.mark.parametrize("argv", [["compare", "--output", "a.png"], ["trajectories"]])
+def test_without_matplotlib_a_picture_is_refused_at_once(argv, folder, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setattr(_cli, "_load_mnist", None)  # is not reached
+    assert run(*argv, "--history", "a.csv") == 1
+    assert capsys.readouterr() == ("", f"fastopt {argv[0]}: error: {NO_MATPLOTLIB}")
     assert list(folder.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["compare_optimizers", "plot_losses"])
-def test_interrupted(name, folder, capsys, monkeypatch):
+@pytest.mark.parametrize("name", ["compare_optimizers", "load_mnist"])
+def test_interrupted_before_there_is_a_step(name, folder, capsys, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_cli, name, interrupt)
+    module = _cli if name == "compare_optimizers" else datasets
+    monkeypatch.setattr(module, name, interrupt)
     assert run("compare", *QUICK) == 130
-    assert capsys.readouterr().err == "fastopt compare: interrupted\n"
+    assert capsys.readouterr() == ("", "fastopt compare: interrupted\n")
     assert list(folder.iterdir()) == []
 
 
-def test_interrupted_while_it_trains(folder, capsys, monkeypatch):
+@pytest.fixture
+def usual_handler():
+    """Have Ctrl-C handled as usual; a process started in the background may ignore it."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+def adam_that_is_interrupted(*steps):
     class Interrupted(fastopt.Adam):
         def update(self, params, grads):
             super().update(params, grads)
-            if self.iter == 2:
-                raise KeyboardInterrupt
+            if self.iter in steps:
+                signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(fastopt, "Adam", Interrupted)
+    return Interrupted
+
+
+@pytest.mark.usefixtures("usual_handler")
+def test_what_ctrl_c_interrupts_is_kept_and_drawn(folder, capsys, monkeypatch):
+    monkeypatch.setattr(fastopt, "Adam", adam_that_is_interrupted(2))
+    options = ["--iterations", "1000", "--optimizers", "adam,sgd", "--history", "a.csv"]
+    assert run("compare", *QUICK, *options) == 130
+    out, err = capsys.readouterr()
+    assert err == "fastopt compare: interrupted after 2 of 1,000 steps\n"
+    lines = out.splitlines()
+    assert [line.split()[0] for line in lines[1:3]] == ["Adam", "SGD"]
+    assert lines[3].startswith("2 steps of 8 images, ")
+    assert lines[4].startswith("final loss: mean of the last 2 steps; ")
+    assert lines[5:] == ["history: a.csv", "picture: fastopt-compare.png"]
+    monkeypatch.undo()
+    os.chdir(folder)
+    want = comparison(iterations=2).trainings
+    _, rows = read_csv(folder / "a.csv")
+    assert [row[1] for row in rows] == want["Adam"].losses
+    assert [row[2] for row in rows] == want["SGD"].losses
+    assert imread("fastopt-compare.png").shape[:2] == (870, 1500)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.usefixtures("usual_handler")
+def test_ctrl_c_with_the_last_step_is_no_interruption(capsys, monkeypatch):
+    monkeypatch.setattr(fastopt, "Adam", adam_that_is_interrupted(3))
+    assert run("compare", *QUICK) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.usefixtures("usual_handler")
+def test_ctrl_c_twice_ends_at_once(folder, capsys, monkeypatch):
+    class Stuck(fastopt.Adam):
+        def update(self, params, grads):
+            for _ in range(2):
+                signal.raise_signal(signal.SIGINT)
+            raise AssertionError("not reached")
+
+    monkeypatch.setattr(fastopt, "Adam", Stuck)
     assert run("compare", *QUICK, "--history", "a.csv") == 130
     assert capsys.readouterr() == ("", "fastopt compare: interrupted\n")
+    assert list(folder.iterdir()) == []
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_handler_of_someone_elses_is_left_alone(monkeypatch):
+    seen = []
+    handler = signal.signal(signal.SIGINT, lambda *_: seen.append(1))
+    try:
+        monkeypatch.setattr(fastopt, "Adam", adam_that_is_interrupted(2))
+        assert run("compare", *QUICK) == 0
+        assert seen == [1]
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def test_in_another_thread_signals_are_left_alone():
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(run, "compare", *QUICK).result() == 0
+
+
+def test_interrupted_while_it_draws_leaves_the_table(folder, capsys, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_cli, "plot_losses", interrupt)
+    assert run("compare", *QUICK) == 130
+    out, err = capsys.readouterr()
+    assert out.startswith("optimizer ")
+    assert err == "fastopt compare: interrupted\n"
     assert list(folder.iterdir()) == []
 
 
@@ -350,13 +519,13 @@ class Terminal(io.StringIO):
 def test_terminal_shows_progress(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    with _cli._progress_bar(4) as progress:
+    with _progress.loss_bar(4) as progress:
         progress({"SGD": 2.0, "Adam": 1.0})
         time.sleep(0.2)  # the bar is drawn ten times a second at most
         progress({"SGD": 1.0, "Adam": float("nan")})
     shown = terminal.getvalue()
     assert " 50% " in shown
-    assert "SGD 1.950  Adam nan" in shown
+    assert "SGD 1.95  Adam nan" in shown
     assert shown.endswith("\r")  # it takes itself away before the table
 
 
@@ -372,15 +541,49 @@ def test_terminal_has_its_bar_and_nothing_else(monkeypatch, capsys):
 def test_terminal_without_tqdm(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setattr(_cli, "find_spec", lambda name: None)
+    monkeypatch.setattr(_progress, "find_spec", lambda name: None)
     assert run("compare", *QUICK) == 0
     assert terminal.getvalue() == ""
 
 
-def python(*args):
+@pytest.mark.parametrize("missing", [["stdout"], ["stderr"], ["stdout", "stderr"]])
+def test_without_standard_streams(missing, folder, capsys, monkeypatch):
+    for name in missing:
+        monkeypatch.setattr(sys, name, None)
+    assert run("compare", *QUICK) == 0
+    assert run("trajectories", "--history", "a.csv") == 0
+    assert run("info") == 0
+    assert run("compare", "--nothing") == 2
+    assert names_in(folder) == [
+        "a.csv", "fastopt-compare.png", "fastopt-trajectories.png",
+    ]  # fmt: skip
+    out, err = capsys.readouterr()
+    assert bool(out) == ("stdout" not in missing)
+    assert bool(err) == ("stderr" not in missing)
+
+
+def test_names_beyond_the_encoding_are_escaped(folder, monkeypatch):
+    printed = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(printed, "ascii"))
+    assert run("trajectories", "--output", "é.svg", "--history", "ü.csv") == 0
+    assert printed.getvalue().decode("ascii").splitlines() == [
+        r"history: \xfc.csv", r"picture: \xe9.svg",
+    ]  # fmt: skip
+    assert names_in(folder) == ["é.svg", "ü.csv"]
+
+
+def python(*args, **variables):
     return subprocess.run(
-        [sys.executable, *args], capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, *args],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={**os.environ, **variables},
     )
+
+
+SCRIPT = "import sys; from _fastopt_cli import main; sys.exit(main())"
 
 
 class TestProcess:
@@ -397,6 +600,51 @@ class TestProcess:
         done = python("-m", "fastopt", "compare", "--iterations", "0")
         assert (done.returncode, done.stdout) == (2, "")
         one_line(done.stderr, "fastopt compare: error: ")
+
+    def test_script_runs(self):
+        done = python("-c", SCRIPT, "--version")
+        assert (done.returncode, done.stdout) == (0, f"fastopt {fastopt.__version__}\n")
+        assert python("-c", SCRIPT, "compare", "--iterations", "0").returncode == 2
+
+    @pytest.mark.parametrize(
+        "variable", ["FASTOPT_NUM_THREADS=0", "FASTOPT_ISA=sse9", "FASTOPT_FLUSH_SUBNORMALS=2"]
+    )
+    def test_script_refuses_a_bad_variable_in_one_line(self, variable):
+        done = python("-c", SCRIPT, "info", **dict([variable.split("=")]))
+        assert (done.returncode, done.stdout) == (1, "")
+        one_line(done.stderr, f"fastopt: error: {variable} ")
+
+    @pytest.mark.parametrize(
+        ("raised", "status", "line"),
+        [
+            ("KeyboardInterrupt", 130, "fastopt: interrupted\n"),
+            ("ImportError('not\\ncompiled')", 1, "fastopt: error: not compiled\n"),
+        ],
+    )
+    def test_script_ends_in_one_line_if_the_import_does_not_succeed(self, raised, status, line):
+        code = (
+            "import builtins\n"
+            "def fail(name, *rest, usual=builtins.__import__):\n"
+            f"    if name == 'fastopt._cli': raise {raised}\n"
+            "    return usual(name, *rest)\n"
+            "builtins.__import__ = fail\n"
+        )
+        done = python("-c", f"{code}{SCRIPT}", "info")
+        assert (done.returncode, done.stdout, done.stderr) == (status, "", line)
+
+    @pytest.mark.skipif(os.name != "posix", reason="a shell closes the streams")
+    @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+    def test_closed_streams(self, closed, tmp_path):
+        output = tmp_path / "a.svg"
+        command = shlex.join(
+            [sys.executable, "-m", "fastopt", "compare", *QUICK, "--output", str(output)]
+        )
+        done = subprocess.run(
+            ["sh", "-c", f"{command} {closed}"], capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert bool(done.stdout) == (closed == "2>&-")
+        assert output.read_text(encoding="utf-8").endswith("</svg>\n")
 
     @pytest.mark.skipif(os.name != "posix", reason="another error where pipes are others")
     def test_reader_who_has_left_is_no_error_to_tell(self, tmp_path):

@@ -12,8 +12,10 @@ import struct
 import subprocess
 import sys
 import threading
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -238,6 +240,52 @@ def test_damaged_file_is_refused(folder, suffix, name, content, problem):
     assert "replace it" in str(caught.value)
 
 
+class CountingGzipFile(gzip.GzipFile):
+    """Notes how many bytes have been decompressed."""
+
+    total = 0
+
+    def read(self, size=-1):
+        content = super().read(size)
+        type(self).total += len(content)
+        return content
+
+
+def test_a_gzip_file_is_not_read_beyond_what_its_header_announces(folder, arrays, monkeypatch):
+    bomb = gzip.compress(idx(arrays[TRAIN_LABELS]) + bytes(64 << 20))
+    assert len(bomb) < 1 << 17
+    (folder / TRAIN_LABELS).write_bytes(bomb)
+    monkeypatch.setattr(CountingGzipFile, "total", 0)
+    monkeypatch.setattr(gzip, "GzipFile", CountingGzipFile)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="holds more bytes than the 28 that its header ann"):
+            load_mnist(source=folder)
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+    # The images, the labels' header and values, and one byte more
+    assert CountingGzipFile.total == 28 + 1
+
+
+@pytest.mark.parametrize("gzipped", [False, True])
+def test_a_header_that_announces_more_than_there_can_be_costs_nothing(folder, gzipped):
+    announced = bytes((0, 0, 8, 3)) + struct.pack(">3I", 2**32 - 1, 28, 28) + bytes(50)
+    content = gzip.compress(announced) if gzipped else announced
+    (folder / TRAIN_IMAGES).write_bytes(content)
+    holds = f"at most {1032 * len(content):,}" if gzipped else "66"
+    with pytest.raises(ValueError, match=f"holds {holds} bytes, not the 3,367,254,359,296 that"):
+        load_mnist(source=folder)
+
+
+def test_several_gzip_members_are_one_file(folder, arrays):
+    content = idx(arrays[TRAIN_IMAGES])
+    (folder / TRAIN_IMAGES).write_bytes(
+        gzip.compress(content[:1000]) + gzip.compress(content[1000:])
+    )
+    assert_same_set(raw(folder), arrays)
+
+
 def test_another_number_of_labels_is_refused(folder, arrays):
     (folder / TRAIN_LABELS).write_bytes(idx(arrays[TRAIN_LABELS][:19]))
     with pytest.raises(ValueError, match=r"20 images but .* 19 labels; replace") as caught:
@@ -264,7 +312,7 @@ def test_no_folder_lists_the_choices(source, tmp_path, monkeypatch):
         load_mnist(source=source)
 
 
-@pytest.mark.parametrize("source", [None, 3, b"sample", True])
+@pytest.mark.parametrize("source", [None, 3, b"sample", True, np.array(["sample", "full"])])
 def test_source_of_another_type_lists_the_choices(source):
     with pytest.raises(TypeError, match=r"is a \w+; source is 'sample', 'full'"):
         load_mnist(source=source)
@@ -323,6 +371,13 @@ def damaged(handler, content):
 
 def missing(handler, content):
     handler.send_error(404)
+
+
+def redirected_to_no_url(handler, content):
+    handler.send_response(302)
+    handler.send_header("Location", "http://[::1/")
+    handler.send_header("Content-Length", "0")
+    handler.end_headers()
 
 
 def cut(handler, content):
@@ -396,6 +451,7 @@ def test_downloaded_files_have_the_usual_permissions(server, cache):
 FAILURES = {
     damaged: r"its SHA-256 is [0-9a-f]{64}, not [0-9a-f]{64}",
     missing: "HTTP 404 Not Found",
+    redirected_to_no_url: "Invalid IPv6 URL",
     cut: r"connection cut after 10 of [\d,]+ bytes",
     hung_up: "Remote end closed connection without response",
     stalled: "no answer for 0.4 s",
@@ -507,7 +563,9 @@ class InterruptedBar:
 
 
 def test_interrupt_while_receiving_leaves_nothing(server, cache, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tqdm", SimpleNamespace(tqdm=InterruptedBar))
+    stand_in = SimpleNamespace(tqdm=InterruptedBar, __spec__=find_spec("tqdm"))
+    monkeypatch.setitem(sys.modules, "tqdm", stand_in)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setattr(_download, "_CHUNK", 10)
     server.answers[0] = stalled_halfway
     with pytest.raises(KeyboardInterrupt):
@@ -534,8 +592,8 @@ def test_concurrent_downloads(server, cache, arrays):
     assert names_in(cache) == set(server.files)
 
 
-def test_progress_bar_with_tqdm(server, cache, capsys):
-    pytest.importorskip("tqdm")
+def test_a_terminal_shows_a_progress_bar(server, cache, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     load_mnist(source="full")
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -543,8 +601,17 @@ def test_progress_bar_with_tqdm(server, cache, capsys):
         assert f"{name}: 100%" in captured.err
 
 
-def test_one_line_without_tqdm(server, cache, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tqdm", None)
+def test_without_a_standard_error_nothing_is_shown(server, cache, arrays, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    assert_same_set(raw("full"), arrays)
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_one_line_where_there_is_no_bar(server, cache, capsys, monkeypatch, is_terminal):
+    if is_terminal:
+        monkeypatch.setitem(sys.modules, "tqdm", None)
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     load_mnist(source="full")
     captured = capsys.readouterr()
     assert captured.out == ""

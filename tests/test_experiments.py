@@ -118,6 +118,47 @@ def test_progress_gets_every_loss():
         assert [losses[name] for losses in seen] == training.losses
 
 
+@CLASSES
+def test_stop_ends_training_after_an_iteration(classes):
+    seen = []
+    stopped = compare(
+        iterations=9, classes=classes, progress=seen.append, stop=lambda: len(seen) == 4
+    )
+    whole = compare(iterations=4, classes=classes)
+    for name, training in whole.trainings.items():
+        assert stopped.trainings[name].losses == training.losses
+        assert stopped.trainings[name].test_accuracy == training.test_accuracy
+
+
+@CLASSES
+def test_learning_rates_replace_the_defaults(classes):
+    trainings = compare(["SGD", "Adam"], classes=classes, learning_rates={"SGD": 0.5}).trainings
+    assert {name: training.lr for name, training in trainings.items()} == {
+        "SGD": 0.5, "Adam": 0.001,
+    }  # fmt: skip
+    usual = compare(["SGD", "Adam"], classes=classes).trainings
+    assert trainings["Adam"].losses == usual["Adam"].losses
+    assert trainings["SGD"].losses != usual["SGD"].losses
+    rates = {
+        name: optimizer.lr
+        for name, optimizer in valley_optimizers(
+            classes, ["Nesterov", "RMSprop", "SGD"], {"RMSprop": 0.5}
+        ).items()
+    }
+    assert rates == {"Nesterov": 0.1, "RMSprop": 0.5, "SGD": 0.95}
+
+
+def test_a_learning_rate_of_nobody_is_refused():
+    for make in (
+        lambda: compare(["SGD"], learning_rates={"Adam": 0.1}),
+        lambda: valley_optimizers(fastopt, ["SGD"], {"Adam": 0.1}),
+    ):
+        with pytest.raises(ValueError, match=r"learning_rates names 'Adam', .* not among SGD"):
+            make()
+    with pytest.raises(ValueError, match="lr must be finite and at least 0, got -1"):
+        compare(["SGD"], learning_rates={"SGD": -1})
+
+
 def test_times_are_noted():
     comparison = compare()
     per_step = [training.ms_per_step for training in comparison.trainings.values()]
@@ -127,8 +168,8 @@ def test_times_are_noted():
 
 def test_final_loss_is_the_mean_of_the_last_hundred():
     losses = [float(i) for i in range(250)]
-    assert experiments.Training(losses, 0.5, 1.0).final_loss == fmean(losses[150:])
-    assert experiments.Training(losses[:3], 0.5, 1.0).final_loss == 1.0
+    assert experiments.Training(losses, 0.5, 1.0, 0.01).final_loss == fmean(losses[150:])
+    assert experiments.Training(losses[:3], 0.5, 1.0, 0.01).final_loss == 1.0
 
 
 @CLASSES

@@ -116,11 +116,14 @@ class TestPlotLosses:
         assert len(figure.axes[0].lines) == 4
         assert figure.get_supxlabel() == "bold: trend; faint: smoothed over 11 steps"
 
-    def test_short_runs_have_one_line(self):
-        curves = losses(199, ["SGD", "Adam"])
+    @pytest.mark.parametrize("steps", [1, 5, 20, 100, 199])
+    def test_short_runs_are_drawn_as_they_are(self, steps):
+        curves = losses(steps, ["SGD", "Adam"])
+        curves["SGD"][0] = 14.35
         figure = plot_losses(curves)
         for line, curve in zip(figure.axes[0].lines, curves.values(), strict=True):
-            np.testing.assert_array_equal(line.get_ydata(), smooth_curve(curve))
+            np.testing.assert_array_equal(line.get_ydata(), curve)
+        assert figure.axes[0].get_ylim()[1] > 14.35
         assert figure.get_supxlabel() == ""
 
     @pytest.mark.parametrize("ends", [[2.0] * 6, [1.0] * 5 + [2.0], [1.0] + [2.0] * 5])
@@ -146,7 +149,7 @@ class TestPlotLosses:
 
     def test_without_matplotlib(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-        with pytest.raises(ImportError, match=r"pip install matplotlib$"):
+        with pytest.raises(ImportError, match=r'pip install "fastopt\[cli\]"$'):
             plot_losses(losses())
 
     def test_labels_stand_in_the_order_of_the_ends(self):
@@ -328,6 +331,26 @@ class TestReplacing:
             part.write_text("x")
         modes = {path.stat().st_mode for path in tmp_path.iterdir()}
         assert len(modes) == 1
+
+    @pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
+    @pytest.mark.parametrize("mode", [0o600, 0o640, 0o755])
+    def test_keeps_the_permissions_of_what_it_replaces(self, mode, tmp_path):
+        path = tmp_path / "a"
+        path.write_text("old")
+        path.chmod(mode)
+        with replacing(path) as part:
+            part.write_text("new")
+            assert part.parent.stat().st_mode & 0o077 == 0
+        assert path.read_text() == "new"
+        assert path.stat().st_mode & 0o777 == mode
+
+    def test_other_hard_links_keep_the_old_content(self, tmp_path):
+        (tmp_path / "a").write_text("old")
+        (tmp_path / "b").hardlink_to(tmp_path / "a")
+        with replacing(tmp_path / "a") as part:
+            part.write_text("new")
+        assert (tmp_path / "a").read_text() == "new"
+        assert (tmp_path / "b").read_text() == "old"
 
     def test_writes_through_a_link(self, tmp_path):
         (tmp_path / "target").write_text("old")

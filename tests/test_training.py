@@ -1,7 +1,9 @@
 """The Trainer: what it does with batches, evaluations, callbacks and interruptions."""
 
+import io
 import itertools
 import re
+import signal
 import sys
 import threading
 
@@ -10,7 +12,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 import fastopt
-from fastopt import reference, training
+from fastopt import _progress, reference
 
 both = pytest.mark.parametrize("package", [fastopt, reference], ids=["compiled", "twin"])
 
@@ -203,7 +205,6 @@ def test_ctrl_c_keeps_what_was_trained():
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are another thing there")
 def test_ctrl_c_as_a_signal():
     import gc
-    import signal
 
     # What is raised in a callback of the garbage collector is lost, and hypothesis has one
     callbacks, gc.callbacks[:] = list(gc.callbacks), []
@@ -221,7 +222,93 @@ def test_ctrl_c_as_a_signal():
         gc.callbacks[:] = callbacks
     assert ours.interrupted, ours.iteration
     assert 0 < len(history["loss"]) < 10**6
-    assert ours.optimizer.iter in (ours.iteration, ours.iteration + 1)
+    assert ours.optimizer.iter == ours.iteration == len(history["loss"])
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer that sends signals")
+def test_count_and_history_agree_with_the_optimizer_wherever_ctrl_c_comes():
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    def arm(ours):
+        if ours.iteration == 1:
+            signal.setitimer(signal.ITIMER_REAL, delays.uniform(1e-5, 1e-3))
+
+    delays = np.random.default_rng(0)
+    handler = signal.signal(signal.SIGALRM, interrupt)
+    ours = trainer(batch_size=8, callbacks=[arm])
+    interrupted = 0
+    try:
+        for _ in range(2000):
+            ours.optimizer.iter = 0
+            history = ours.fit(*data(), iterations=2000)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            assert ours.optimizer.iter == ours.iteration == len(history["loss"])
+            assert ours.epoch == -(-ours.iteration // 7)
+            interrupted += ours.interrupted
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+    assert interrupted > 1900  # one that meets a callback of the garbage collector is lost
+
+
+class Interrupted(fastopt.SGD):
+    """Is interrupted in its third step, when the compiled step is over or before it."""
+
+    def __init__(self, after):
+        super().__init__(lr=1.0)
+        self.after = after
+        self.calls = 0
+
+    def update(self, params, grads):
+        self.calls += 1
+        if self.calls == 3 and not self.after:
+            raise KeyboardInterrupt
+        super().update(params, grads)
+        if self.calls == 3:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_step_is_counted_if_the_optimizer_has_taken_it(after):
+    net = Scripted([])
+    ours = fastopt.Trainer(net, Interrupted(after), batch_size=2)
+    history = ours.fit(np.zeros((4, 1)), np.zeros(4), epochs=9)
+    assert ours.interrupted
+    assert ours.iteration == len(history["loss"]) == net.params["p"][0] == 2 + after
+    assert ours.epoch == 1 + after
+
+
+def test_a_step_that_another_optimizer_breaks_off_is_not_counted():
+    class Halfway:
+        def update(self, params, grads):
+            params["p"] += 0.5
+            raise KeyboardInterrupt
+
+    ours = fastopt.Trainer(Scripted([]), Halfway())
+    assert ours.fit(np.zeros((4, 1)), np.zeros(4), epochs=9)["loss"] == []
+    assert ours.iteration == 0
+
+
+def test_ctrl_c_between_the_lists_of_an_evaluation_drops_it():
+    class Interrupting(list):
+        def append(self, value):
+            super().append(value)
+            if len(self) == 2:
+                raise KeyboardInterrupt
+
+    def replace(ours):
+        if ours.iteration == 1:
+            losses = ours.history["validation_loss"]
+            ours.history["validation_loss"] = Interrupting(losses)
+
+    net = Scripted([2, 1, 3])
+    ours = fastopt.Trainer(net, fastopt.SGD(lr=1.0), batch_size=10, callbacks=[replace])
+    history = ours.fit(np.zeros((10, 1)), np.zeros(10), epochs=3, validation=(0, 0))
+    assert ours.interrupted
+    assert {key: len(values) for key, values in history.items()} == {
+        "loss": 2, "iteration": 1, "validation_loss": 1, "validation_accuracy": 1,
+    }  # fmt: skip
 
 
 def test_ctrl_c_within_an_evaluation_leaves_lists_of_one_length():
@@ -292,6 +379,65 @@ def test_bad_batch_size(batch_size):
         trainer(batch_size=0.5)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"net": fastopt.MultiLayerNet}, "^net must be an object .* the class MultiLayerNet; give"),
+        ({"net": "net"}, "^net must be an object with params and loss_and_gradient, got 'net'"),
+        ({"net": {"W": np.zeros(1)}}, "^net must be an object with params and loss_and_gradient"),
+        ({"optimizer": fastopt.Adam}, "^optimizer must be an object .* the class Adam; give an in"),
+        ({"optimizer": "adam"}, "^optimizer must be an object with update, got 'adam'"),
+        (
+            {"callbacks": print},
+            r"^callbacks must be a sequence of callables, got .* is \[callback\]",
+        ),
+        ({"callbacks": [print, 3]}, "^callbacks must be a sequence of callables, but item 1 is 3"),
+        ({"callbacks": "stop"}, "^callbacks must be a sequence of callables, but item 0 is 's'"),
+    ],
+)
+def test_wrong_types_are_found_at_once(arguments, message):
+    right = {"net": fastopt.TwoLayerNet(3, 2, 3), "optimizer": fastopt.Adam()}
+    with pytest.raises(TypeError, match=message):
+        fastopt.Trainer(**(right | arguments))
+
+
+class Line:
+    """A regression: a net without an accuracy."""
+
+    def __init__(self):
+        self.params = {"w": np.zeros(2)}
+
+    def loss_and_gradient(self, x, t, out=None, *, batch):
+        error = x[batch] @ self.params["w"] - t[batch]
+        return float(np.mean(error**2)), {"w": 2 * x[batch].T @ error / len(error)}
+
+    def loss(self, x, t):
+        return float(np.mean((x @ self.params["w"] - t) ** 2))
+
+
+def test_validation_of_a_net_without_accuracy():
+    x = np.random.default_rng(0).standard_normal((40, 2))
+    line = Line()
+    history = fastopt.Trainer(line, fastopt.Adam(lr=0.1), batch_size=20, rng=0).fit(
+        x, x @ [1.0, -2.0], epochs=3, validation=(x, x @ [1.0, -2.0]), patience=5
+    )
+    assert history["iteration"] == [2, 4, 6]
+    assert history["validation_loss"][-1] == line.loss(x, x @ [1.0, -2.0])
+    assert history["validation_accuracy"] == []
+
+
+def test_validation_of_a_net_without_loss():
+    class Blind:
+        params = {}
+
+        def loss_and_gradient(self, x, t, out=None, *, batch):
+            raise AssertionError("it is found before a step is taken")
+
+    ours = fastopt.Trainer(Blind(), fastopt.SGD())
+    with pytest.raises(TypeError, match=r"^net must be an object with loss for validation, got"):
+        ours.fit(*data(), epochs=1, validation=data())
+
+
 def test_another_net_after_a_fit():
     x, t = data()
     ours = trainer()
@@ -310,8 +456,30 @@ def test_error_in_the_validation_data_is_told():
 def test_progress_bar(capsys):
     history = trainer(batch_size=5, progress=True).fit(*data(), epochs=3)
     shown = capsys.readouterr().err
-    assert re.search(r"100%.*loss [01]\.\d\d\d", shown)
+    assert re.search(r"100%.*loss [01]\.\d\d", shown)
     assert len(history["loss"]) == 30
+
+
+def test_progress_bar_shows_small_losses(capsys):
+    class Small(Scripted):
+        def loss_and_gradient(self, x, t, out=None, *, batch):
+            return 1.234e-5, {"p": np.zeros(1)}
+
+    fastopt.Trainer(Small([]), fastopt.SGD(), progress=True).fit(
+        np.zeros((4, 1)), np.zeros(4), epochs=1
+    )
+    assert "loss 1.23e-05" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("progress", [None, True, False])
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_without_a_standard_error_there_is_no_bar(progress, is_closed, monkeypatch):
+    stream = None
+    if is_closed:
+        stream = io.StringIO()
+        stream.close()
+    monkeypatch.setattr(sys, "stderr", stream)
+    assert len(trainer(progress=progress).fit(*data(), epochs=2)["loss"]) == 2
 
 
 @pytest.mark.parametrize("progress", [False, None])
@@ -334,7 +502,7 @@ def test_progress_without_tqdm(monkeypatch):
     monkeypatch.setitem(sys.modules, "tqdm", None)
     with pytest.raises(ImportError, match="pip install tqdm"):
         trainer(progress=True).fit(*data(), epochs=1)
-    monkeypatch.setattr(training, "find_spec", lambda name: None)
+    monkeypatch.setattr(_progress, "find_spec", lambda name: None)
     assert trainer().fit(*data(), epochs=1)["loss"]
 
 

@@ -1,4 +1,5 @@
-"""Data to train on: the public names only; how a set is read or fetched stands in the modules."""
+# The public names only; how a set is read or fetched stands in the modules.
+"""Data to train on."""
 
 from fastopt.datasets._mnist import load_mnist
 

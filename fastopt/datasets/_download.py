@@ -8,13 +8,13 @@ import os
 import sys
 import tempfile
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.client import HTTPException
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 from urllib.error import HTTPError, URLError
+
+from fastopt._progress import byte_bar
 
 # The first author's own site no longer serves the files.
 ADDRESSES = (
@@ -136,7 +136,7 @@ def _download(name: str) -> bytes:
     for address in ADDRESSES:
         try:
             content = _receive(address + name)
-        except (OSError, HTTPException) as error:
+        except (OSError, HTTPException, ValueError) as error:  # ValueError: a redirect to no URL
             failures.append(f"{address}{name}: {_reason(error)}")
             continue
         if (found := _sha256(content)) == SHA256[name]:
@@ -151,7 +151,7 @@ def _receive(url: str) -> bytes:
     content = bytearray()
     with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
         total: int | None = response.length
-        with _progress(url, total) as advance:
+        with byte_bar(url, total) as advance:
             while chunk := response.read(_CHUNK):
                 content += chunk
                 advance(len(chunk))
@@ -168,23 +168,3 @@ def _reason(error: Exception) -> str:
     if isinstance(cause, TimeoutError):
         return f"no answer for {TIMEOUT:g} s"
     return str(cause) or type(cause).__name__
-
-
-@contextmanager
-def _progress(url: str, total: int | None) -> Iterator[Callable[[int], object]]:
-    """Show a bar where tqdm is installed, one line where it is not; call it with byte counts."""
-    tqdm = _tqdm_or_none()
-    if tqdm is None:
-        print(f"downloading {url}", file=sys.stderr)
-        yield lambda size: None
-        return
-    name = url.rpartition("/")[2]
-    with tqdm(desc=name, total=total, unit="B", unit_scale=True) as bar:
-        yield bar.update
-
-
-def _tqdm_or_none() -> Any:
-    try:
-        return import_module("tqdm").tqdm
-    except ImportError:
-        return None

@@ -1,7 +1,8 @@
+# Names only: what they do is in the modules they come from.
 """fastopt: optimizers, layers and nets on plain NumPy arrays, compiled.
 
 The optimizers update a dict of arrays in place and equal their NumPy twins in `fastopt.reference`
-bit for bit. Names only: what they do is in the modules they come from.
+bit for bit.
 """
 
 from __future__ import annotations

@@ -421,7 +421,9 @@ class TwoLayerNet(MultiLayerNet):
     input_size, hidden_size, output_size : int
         D, H and C: params are W1 (D, H), b1 (H,), W2 (H, C), b2 (C,).
     weight_init_std : {'relu', 'he', 'sigmoid', 'xavier'} or float
-        As for `MultiLayerNet`, but 0.01 unless told otherwise.
+        As for `MultiLayerNet`, but it comes before `activation`, and its default is 0.01: both as
+        in the class of this name in the book whose API the nets bear ("Deep Learning from
+        Scratch"). The initial weights of a `MultiLayerNet` are those of 'relu'.
     activation, weight_decay_lambda, dtype, rng
         As for `MultiLayerNet`.
 

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt import datasets, experiments, plotting, reference
+from fastopt import datasets, experiments, plotting, reference, training
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -129,6 +129,16 @@ def test_docstring_is_in_order_and_describes_nothing_that_is_not_there(name):
         assert documented_names(found["Parameters"]) <= set(
             inspect.signature(THINGS[name]).parameters
         )
+
+
+@pytest.mark.parametrize(
+    "module",
+    [fastopt, datasets, experiments, plotting, reference, training],
+    ids=lambda module: module.__name__,
+)
+def test_public_modules_tell_users_nothing_about_the_files(module):
+    remarks = "belong|names only|stands in|business|imported only|oracle"
+    assert not re.search(remarks, module.__doc__, re.IGNORECASE)
 
 
 @pytest.mark.parametrize("name", reference.__all__)

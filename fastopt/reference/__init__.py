@@ -1,7 +1,8 @@
+# The oracle of the tests; the compiled package never imports it. Names only.
 """The twins: every class of fastopt in plain NumPy, under the same name and signature.
 
-They are the documentation of the mathematics and the oracle of the tests; the compiled package
-never imports them. Parameters, attributes and errors are documented with the classes of `fastopt`.
+They are the documentation of the mathematics. Parameters, attributes and errors are documented with
+the classes of `fastopt`.
 """
 
 from fastopt._numerical_gradient import numerical_gradient

@@ -11,10 +11,12 @@ from collections.abc import Mapping
 
 from fastopt import _pool
 from fastopt._cores import usable_cores
+from fastopt._threadpoolctl import register_when_imported
 
 __all__ = ["get_num_threads", "set_num_threads"]
 
 VARIABLE = "FASTOPT_NUM_THREADS"
+OPENMP_VARIABLE = "OMP_NUM_THREADS"
 
 
 def set_num_threads(n: int) -> None:
@@ -38,8 +40,13 @@ def set_num_threads(n: int) -> None:
 
     Notes
     -----
-    The default is the environment variable FASTOPT_NUM_THREADS, or else the number of cores that
-    this process may use, by its affinity mask and the CPU quota of its container.
+    The default is the environment variable FASTOPT_NUM_THREADS; or else OMP_NUM_THREADS, at most
+    64, of a list the first number, as for OpenMP's own threads (joblib sets it in its workers); or
+    else the number of cores that this process may use, by its affinity mask and the CPU quota of
+    its container.
+
+    Where threadpoolctl 3.2 or later is installed, it knows these threads by the user_api
+    ``"fastopt"``: ``threadpool_limits(1)`` limits them with all others.
 
     The matrix products of `Affine` and the nets count: a product is done by the thread that asks
     for it, and fastopt's workers share out the pieces of a batch. Products are fastopt's own with
@@ -94,10 +101,21 @@ def initial_num_threads(environ: Mapping[str, str]) -> int:
     """
     text = environ.get(VARIABLE, "").strip()
     if not text:
-        return min(usable_cores(), _pool.max_threads)
+        wanted = _openmp_num_threads(environ) or usable_cores()
+        return min(wanted, _pool.max_threads)
     if not text.isdecimal() or not 1 <= int(text) <= _pool.max_threads:
         raise ValueError(f"{VARIABLE}={text} must be a number from 1 to {_pool.max_threads}")
     return int(text)
 
 
+def _openmp_num_threads(environ: Mapping[str, str]) -> int:
+    """Return OMP_NUM_THREADS, of a list for nested regions the first; 0 if it is no such number.
+
+    OpenMP's runtimes ignore what is not a positive number, too.
+    """
+    first = environ.get(OPENMP_VARIABLE, "").partition(",")[0].strip()
+    return int(first) if first.isdecimal() else 0
+
+
 set_num_threads(initial_num_threads(os.environ))
+register_when_imported()

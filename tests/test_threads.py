@@ -8,6 +8,7 @@ import concurrent.futures
 import ctypes
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -87,13 +88,88 @@ def test_environment_sets_the_number():
     )
 
 
+def test_openmp_s_variable_is_the_default():
+    assert _threads.initial_num_threads({"OMP_NUM_THREADS": "3"}) == 3
+    assert _threads.initial_num_threads({"OMP_NUM_THREADS": " 4 , 2"}) == 4
+    assert _threads.initial_num_threads({"OMP_NUM_THREADS": "1000"}) == 64
+    both = {"OMP_NUM_THREADS": "3", "FASTOPT_NUM_THREADS": "5"}
+    assert _threads.initial_num_threads(both) == 5
+    for ignored in ("", "0", "-2", "two", "1.5", ",4"):
+        assert _threads.initial_num_threads(
+            {"OMP_NUM_THREADS": ignored}
+        ) == _threads.initial_num_threads({})
+
+
+def test_environment_of_joblib_s_workers():
+    ones = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    code = "import fastopt; print(fastopt.get_num_threads())"
+    assert run(code, FASTOPT_NUM_THREADS="", **ones).stdout == "1\n"
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs affinity masks")
 def test_default_is_what_the_process_may_use():
     code = (
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
         "import fastopt; print(fastopt.get_num_threads())"
     )
-    assert run(code, FASTOPT_NUM_THREADS="").stdout == "1\n"
+    assert run(code, FASTOPT_NUM_THREADS="", OMP_NUM_THREADS="").stdout == "1\n"
+
+
+THREADPOOLCTL = """
+fastopt.set_num_threads(3)
+def fastopt_s(): return [i for i in t.threadpool_info() if i["user_api"] == "fastopt"]
+(info,) = fastopt_s()
+print(info["num_threads"], info["version"] == fastopt.__version__)
+with t.threadpool_limits(1): print(fastopt.get_num_threads(), fastopt_s()[0]["num_threads"])
+with t.threadpool_limits(2, user_api="blas"): print(fastopt.get_num_threads())
+with t.threadpool_limits(1000, user_api="fastopt"): print(fastopt.get_num_threads())
+with t.threadpool_limits(0, user_api="fastopt"): print(fastopt.get_num_threads())
+print(fastopt.get_num_threads())
+print(t.__spec__.loader is t.__loader__, type(t.__loader__).__module__.startswith("fastopt"))
+print(any("fastopt" in type(finder).__module__ for finder in sys.meta_path))
+"""
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import sys, fastopt; import threadpoolctl as t",
+        "import sys, threadpoolctl as t; t.threadpool_info(); import fastopt",
+        "import sys, fastopt; from importlib.util import find_spec\n"
+        "print(end=find_spec('threadpoolctl').loader.get_source('threadpoolctl')[:0])\n"
+        "import threadpoolctl as t",
+    ],
+    ids=["fastopt first", "threadpoolctl first", "looked for before it is imported"],
+)
+def test_threadpoolctl_sees_and_limits(imports):
+    pytest.importorskip("threadpoolctl", minversion="3.2")
+    done = run(imports + THREADPOOLCTL)
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == ["3 True", "1 1", "3", "64", "1", "3", "True False", "False"]
+
+
+def test_threadpoolctl_is_not_imported_and_need_not_be_there():
+    code = "import sys, fastopt; print('threadpoolctl' in sys.modules)"
+    assert run(code).stdout == "False\n"
+    code = (
+        "import sys, fastopt; sys.path.clear()\n"
+        "try: import threadpoolctl\n"
+        "except ModuleNotFoundError as error: print(error)"
+    )
+    assert run(code).stdout == "No module named 'threadpoolctl'\n"
+
+
+def test_threadpoolctl_leaves_another_file_of_that_name_alone(tmp_path):
+    pytest.importorskip("threadpoolctl", minversion="3.2")
+    other = shutil.copy(_pool.__file__, tmp_path)
+    code = (
+        f"import ctypes, fastopt; fastopt.set_num_threads(3); ctypes.CDLL({str(other)!r});"
+        "import threadpoolctl as t;"
+        "infos = [i for i in t.threadpool_info() if i['user_api'] == 'fastopt'];"
+        "print([i['filepath'] for i in infos] == [fastopt._pool.__file__])"
+    )
+    done = run(code)
+    assert done.stdout == "True\n", done.stderr
 
 
 def test_no_worker_starts_before_it_is_needed():

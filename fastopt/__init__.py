@@ -10,6 +10,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+try:
+    from fastopt import _core as _core
+except ImportError:
+    from fastopt._compiled import require_compiled
+
+    require_compiled(__path__)
+    raise
+
 from fastopt._config import show_config
 from fastopt._numerical_gradient import numerical_gradient
 from fastopt._subnormals import get_flush_subnormals, set_flush_subnormals
@@ -63,15 +71,17 @@ _LAZY = {
 _LAZY_MODULES = ("datasets", "experiments", "plotting", "reference")
 
 
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        value = getattr(importlib.import_module(_LAZY[name]), name)
-    elif name in _LAZY_MODULES:
-        value = importlib.import_module(f"fastopt.{name}")
-    else:
-        raise AttributeError(f"module 'fastopt' has no attribute {name!r}")
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # to a type checker every name would be there
+
+    def __getattr__(name: str) -> Any:
+        if name in _LAZY:
+            value = getattr(importlib.import_module(_LAZY[name]), name)
+        elif name in _LAZY_MODULES:
+            value = importlib.import_module(f"fastopt.{name}")
+        else:
+            raise AttributeError(f"module 'fastopt' has no attribute {name!r}")
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

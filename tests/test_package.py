@@ -4,8 +4,10 @@ import importlib
 import importlib.machinery
 import inspect
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -72,6 +74,39 @@ def test_twins_do_not_use_the_compiled_kernels():
 def test_compiled_modules_are_compiled(name):
     module = importlib.import_module(f"fastopt.{name}")
     assert module.__file__.endswith(tuple(importlib.machinery.EXTENSION_SUFFIXES))
+
+
+def import_copy(folder, *compiled):
+    """Import a copy of the Python files, with empty compiled ones; return the error."""
+    source = Path(fastopt.__file__).parent
+    shutil.copytree(
+        source, folder / "fastopt", ignore=shutil.ignore_patterns("*.so", "*.pyd", "*.pyc", "*.npz")
+    )
+    for name in compiled:
+        (folder / "fastopt" / (name + importlib.machinery.EXTENSION_SUFFIXES[0])).touch()
+    done = subprocess.run(
+        [sys.executable, "-c", "import fastopt"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stderr
+
+
+def test_sources_that_were_not_compiled_say_what_to_do(tmp_path):
+    error = import_copy(tmp_path)
+    assert error.count("Traceback") == 1
+    last = error.splitlines()[-1]
+    assert last.startswith(f"ImportError: fastopt is not compiled for this Python in {tmp_path}: ")
+    assert "pip install -e ." in last
+
+
+def test_an_error_of_a_compiled_module_that_is_there_comes_through(tmp_path):
+    error = import_copy(tmp_path, "_core", "_cpu", "_kernels_baseline", "_layers", "_pool")
+    assert error.splitlines()[-1].startswith("ImportError: ")
+    assert "_core" in error.splitlines()[-1]
+    assert "not compiled" not in error
 
 
 def test_show_config(capsys):

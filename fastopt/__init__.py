@@ -26,7 +26,7 @@ from fastopt._version import __version__
 from fastopt.optimizers import SGD, AdaGrad, Adam, Momentum, Nesterov, RMSprop
 
 if TYPE_CHECKING:
-    from fastopt import datasets, experiments, plotting, reference
+    from fastopt import datasets, experiments, plotting, reference, typing
     from fastopt.layers import Affine, Relu, Sigmoid, SoftmaxWithLoss
     from fastopt.nets import MultiLayerNet, TwoLayerNet
     from fastopt.training import Trainer
@@ -56,6 +56,7 @@ __all__ = [
     "set_flush_subnormals",
     "set_num_threads",
     "show_config",
+    "typing",
 ]
 
 # What is not needed to take a step is imported when first used; layers may load scipy.
@@ -68,7 +69,7 @@ _LAZY = {
     "TwoLayerNet": "fastopt.nets",
     "Trainer": "fastopt.training",
 }
-_LAZY_MODULES = ("datasets", "experiments", "plotting", "reference")
+_LAZY_MODULES = ("datasets", "experiments", "plotting", "reference", "typing")
 
 
 if not TYPE_CHECKING:  # to a type checker every name would be there

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -63,14 +63,16 @@ class Hyperparameters:
     _checks: ClassVar[dict[str, Callable[[str, Any], float]]] = {}
     _state_names: ClassVar[tuple[str, ...]] = ()
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        check = self._checks.get(name)
-        if check is not None:
-            value = check(name, value)
-        elif not self._may_have(name):
-            has = ", ".join((*self._checks, *self._state_names))
-            raise AttributeError(f"{type(self).__name__} has no {name!r}; it has {has}")
-        object.__setattr__(self, name, value)
+    if not TYPE_CHECKING:  # to a type checker every name could then be set
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            check = self._checks.get(name)
+            if check is not None:
+                value = check(name, value)
+            elif not self._may_have(name):
+                has = ", ".join((*self._checks, *self._state_names))
+                raise AttributeError(f"{type(self).__name__} has no {name!r}; it has {has}")
+            object.__setattr__(self, name, value)
 
     def _may_have(self, name: str) -> bool:
         """Tell whether an attribute is no slip of the pen; a user's own class may have any."""

@@ -12,14 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeGuard
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike
 
 from fastopt._hyperparameters import non_negative
 from fastopt._numerical_gradient import numerical_gradient
+from fastopt.typing import Activation, Array, Initialization
 
 __all__ = ["MultiLayerNet", "TwoLayerNet"]
-
-Array = NDArray[Any]
 
 # Variance of a weight times its fan-in: He et al. 2015 for relu, Glorot & Bengio 2010 for sigmoid
 _VARIANCE_TIMES_FAN_IN = {"relu": 2.0, "he": 2.0, "sigmoid": 1.0, "xavier": 1.0}
@@ -97,8 +96,8 @@ class MultiLayerNet(ABC):
         input_size: int,
         hidden_size_list: Sequence[int],
         output_size: int,
-        activation: str = "relu",
-        weight_init_std: str | float = "relu",
+        activation: Activation = "relu",
+        weight_init_std: Initialization | float = "relu",
         weight_decay_lambda: float = 0,
         *,
         dtype: DTypeLike = np.float32,
@@ -448,9 +447,9 @@ class TwoLayerNet(MultiLayerNet):
         input_size: int,
         hidden_size: int,
         output_size: int,
-        weight_init_std: str | float = 0.01,
+        weight_init_std: Initialization | float = 0.01,
         *,
-        activation: str = "relu",
+        activation: Activation = "relu",
         weight_decay_lambda: float = 0,
         dtype: DTypeLike = np.float32,
         rng: int | np.random.Generator | None = None,
@@ -480,7 +479,7 @@ def _checked_sizes(sizes: Iterable[int]) -> list[int]:
 
 def _initial_params(
     sizes: list[int],
-    weight_init_std: str | float,
+    weight_init_std: Initialization | float,
     dtype: np.dtype[Any],
     rng: int | np.random.Generator | None,
 ) -> dict[str, Array]:
@@ -496,7 +495,7 @@ def _initial_params(
     return params
 
 
-def _initial_std(weight_init_std: str | float, fan_in: int) -> float:
+def _initial_std(weight_init_std: Initialization | float, fan_in: int) -> float:
     if not isinstance(weight_init_std, str):
         return non_negative("weight_init_std", weight_init_std)
     variance = _VARIANCE_TIMES_FAN_IN.get(weight_init_std.lower())

@@ -34,35 +34,35 @@ def register_when_imported() -> None:
 def register(threadpoolctl: Any) -> None:
     """Register a controller of fastopt's threads; versions before 3.2 take none."""
     if hasattr(threadpoolctl, "register"):
-        threadpoolctl.register(_controller(threadpoolctl.LibController))
+        bases = (_Controller, threadpoolctl.LibController)
+        threadpoolctl.register(type("FastoptController", bases, {}))
 
 
-def _controller(base: Any) -> type:
-    """Return the class that threadpoolctl calls to read and to limit fastopt's threads.
+class _Controller:
+    """What threadpoolctl calls to read and to limit fastopt's threads, beside its own base class.
 
-    It looks for a loaded library whose file has this name, and takes it if a symbol is found in
-    `dynlib`. The name is not fastopt's alone, so `dynlib` is taken away from other packages' files.
+    It looks for a loaded library whose file has this name, and takes it if `dynlib` has one of the
+    symbols. Other packages may have a file of this name, so `dynlib` is taken away from theirs.
     """
 
-    class FastoptController(base):  # type: ignore[misc]
-        user_api = internal_api = "fastopt"
-        filename_prefixes = (os.path.basename(_pool.__file__).lower(),)  # noqa: PTH119 (cheaper)
-        check_symbols = ("PyInit__pool",)
+    user_api = internal_api = "fastopt"
+    filename_prefixes = (os.path.basename(_pool.__file__).lower(),)  # noqa: PTH119 (cheap)
+    check_symbols = ("PyInit__pool",)
+    filepath: str
+    dynlib: Any
 
-        def set_additional_attributes(self) -> None:
-            if not os.path.samefile(self.filepath, _pool.__file__):  # noqa: PTH121
-                self.dynlib = None
+    def set_additional_attributes(self) -> None:
+        if not os.path.samefile(self.filepath, _pool.__file__):  # noqa: PTH121
+            self.dynlib = None
 
-        def get_num_threads(self) -> int:
-            return _pool.get_num_threads()
+    def get_num_threads(self) -> int:
+        return _pool.get_num_threads()
 
-        def set_num_threads(self, num_threads: int) -> None:
-            _pool.set_num_threads(max(1, min(num_threads, _pool.max_threads)))
+    def set_num_threads(self, num_threads: int) -> None:
+        _pool.set_num_threads(max(1, min(num_threads, _pool.max_threads)))
 
-        def get_version(self) -> str:
-            return __version__
-
-    return FastoptController
+    def get_version(self) -> str:
+        return __version__
 
 
 class _Finder:

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 import fastopt
 from fastopt.training import Trainer
+from fastopt.typing import Array, SupportsUpdate
 
 __all__ = [
     "OPTIMIZERS",
@@ -28,7 +29,6 @@ __all__ = [
     "valley_optimizers",
 ]
 
-Array = NDArray[Any]
 Data = tuple[tuple[ArrayLike, ArrayLike], tuple[ArrayLike, ArrayLike]]
 
 OPTIMIZERS = ("SGD", "Momentum", "AdaGrad", "Adam", "RMSprop")
@@ -147,7 +147,7 @@ def _new_optimizers(
 
 
 def trajectory(
-    optimizer: Any, start: tuple[float, float] = (-7.0, 2.0), steps: int = 30
+    optimizer: SupportsUpdate, start: tuple[float, float] = (-7.0, 2.0), steps: int = 30
 ) -> NDArray[np.float64]:
     """Return the path of an optimizer down the valley.
 

@@ -5,39 +5,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastopt._progress import loss_bar
+from fastopt.typing import Array, EvaluableNet, Net, SupportsUpdate
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+else:
+    from typing import TypeVar
 
 __all__ = ["Trainer"]
 
-Array = NDArray[Any]
 History = dict[str, list[Any]]
 
 
-class Net(Protocol):
-    """What a `Trainer` needs of a net: what `fastopt.MultiLayerNet` has."""
-
-    params: dict[str, Array]
-
-    def loss_and_gradient(
-        self, x: ArrayLike, t: ArrayLike, out: dict[str, Array] | None = None, *, batch: ArrayLike
-    ) -> tuple[float, dict[str, Array]]: ...
-    def loss(self, x: ArrayLike, t: ArrayLike, *, batch: ArrayLike | None = None) -> float: ...
-    def accuracy(self, x: ArrayLike, t: ArrayLike) -> float: ...
+# A trainer's net and optimizer keep their own classes, for what else they have, such as `lr`; one
+# that is annotated without them may have any.
+if TYPE_CHECKING:
+    NetT = TypeVar("NetT", bound=Net, default=Any)
+    OptimizerT = TypeVar("OptimizerT", bound=SupportsUpdate, default=Any)
+else:
+    NetT, OptimizerT = TypeVar("NetT"), TypeVar("OptimizerT")
 
 
-class Optimizer(Protocol):
-    """What a `Trainer` needs of an optimizer."""
-
-    def update(self, params: dict[str, Array], grads: dict[str, Array]) -> None: ...
-
-
-class Trainer:
+class Trainer(Generic[NetT, OptimizerT]):
     """Trains a net with an optimizer, batch by batch.
 
     Parameters
@@ -97,13 +93,13 @@ class Trainer:
 
     def __init__(
         self,
-        net: Net,
-        optimizer: Optimizer,
+        net: NetT,
+        optimizer: OptimizerT,
         *,
         batch_size: int = 128,
         shuffle: bool = True,
         rng: int | np.random.Generator | None = None,
-        callbacks: Sequence[Callable[[Trainer], object]] = (),
+        callbacks: Sequence[Callable[[Trainer[NetT, OptimizerT]], object]] = (),
         progress: bool | None = None,
     ) -> None:
         _require("net", net, "params", "loss_and_gradient")
@@ -114,7 +110,7 @@ class Trainer:
         self.callbacks = _checked_callbacks(callbacks)
         self.progress = progress
         self._rng = np.random.default_rng(rng)
-        self._grads: dict[str, Array] | None = None
+        self._grads: Mapping[Any, Any] | None = None
         self._begin(None)
 
     def fit(
@@ -303,7 +299,7 @@ class Trainer:
         }
         self._is_stopped = False
         self._patience = patience
-        self._best: tuple[float, dict[str, Array]] | None = None
+        self._best: tuple[float, dict[Any, Array]] | None = None
         self._evaluations_since_best = 0
 
     def _batches(self, n: int, iterations: int) -> Iterator[NDArray[np.intp]]:
@@ -320,10 +316,11 @@ class Trainer:
                 yield order[first : first + self.batch_size]
 
     def _evaluate(self, x: ArrayLike, t: ArrayLike) -> None:
-        loss = self.net.loss(x, t)
+        net = cast("EvaluableNet", self.net)
+        loss = net.loss(x, t)
         evaluation: dict[str, Any] = {"iteration": self.iteration, "validation_loss": loss}
-        if hasattr(self.net, "accuracy"):
-            evaluation["validation_accuracy"] = self.net.accuracy(x, t)
+        if hasattr(net, "accuracy"):
+            evaluation["validation_accuracy"] = net.accuracy(x, t)
         for name, value in evaluation.items():
             self.history[name].append(value)
         if self._patience is None:

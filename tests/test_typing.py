@@ -1,0 +1,192 @@
+"""What type checkers make of fastopt: programs that must pass `mypy --strict`, lines that must not.
+
+Whether the package itself passes is not looked at here; the gate runs mypy over it.
+"""
+
+import doctest
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from test_docs import ROOT, blocks
+
+import fastopt
+
+pytestmark = pytest.mark.skipif(find_spec("mypy") is None, reason="needs mypy")
+
+PROGRAM = """
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import fastopt
+from fastopt import AdaGrad, Trainer, reference
+from fastopt.typing import Activation, EvaluableNet, Grads, Net, Optimizer, Params, SupportsUpdate
+
+
+def train(optimizer: Optimizer, params: Params, grads: Grads) -> float:
+    optimizer.lr *= 0.9
+    optimizer.update(params, grads)
+    return optimizer.lr
+
+
+params, grads = {"w": np.ones(3), "b": 0.5}, {"w": np.ones(3), "b": 1}
+for optimizer in (
+    fastopt.SGD(), fastopt.Momentum(), fastopt.Nesterov(), AdaGrad(), fastopt.RMSprop(),
+    fastopt.Adam(), reference.SGD(), reference.Momentum(), reference.Nesterov(),
+    reference.AdaGrad(), reference.RMSprop(), reference.Adam(),
+):
+    train(optimizer, params, grads)
+
+adam = fastopt.Adam(lr=0.01, beta1=0.8)
+adam.lr, adam.iter, adam.m = 1, 3, {"w": np.zeros(3)}
+
+kind: Activation = "sigmoid"
+nets: list[EvaluableNet] = [
+    fastopt.MultiLayerNet(4, [3], 2, kind, "he"),
+    fastopt.TwoLayerNet(4, 3, 2, weight_init_std=0.01),
+    reference.MultiLayerNet(4, [3], 2, weight_init_std=0.1),
+]
+
+
+class Line:
+    def __init__(self, n: int) -> None:
+        self.params = {"w": np.zeros(n)}
+
+    def loss_and_gradient(
+        self,
+        x: NDArray[np.float64],
+        y: NDArray[np.float64],
+        out: dict[str, NDArray[np.float64]] | None = None,
+        *,
+        batch: NDArray[np.intp],
+    ) -> tuple[float, dict[str, NDArray[np.float64]]]:
+        x, y = x[batch], y[batch]
+        error = x @ self.params["w"] - y
+        return float(np.mean(error**2)), {"w": 2 * x.T @ error / len(y)}
+
+
+class Step:
+    def update(
+        self, params: dict[str, NDArray[np.float64]], grads: dict[str, NDArray[np.float64]]
+    ) -> None:
+        for key, p in params.items():
+            p -= 0.01 * grads[key]
+
+
+def halve(trainer: Trainer) -> None:
+    trainer.optimizer.lr = 0.1 / 2 ** (trainer.epoch - 1)
+
+
+def slow(trainer: Trainer[Line, fastopt.Momentum]) -> None:
+    trainer.optimizer.momentum = 0.95
+    trainer.net.params["w"][0] = 0
+    trainer.stop()
+
+
+line: Net = Line(3)
+step: SupportsUpdate = Step()
+Trainer(line, step).fit(np.ones((4, 3)), np.ones(4), epochs=1)
+trainer = Trainer(Line(3), fastopt.Momentum(), callbacks=[halve, slow])
+trainer.optimizer.momentum = 0.5
+history: dict[str, list[Any]] = trainer.fit(np.ones((4, 3)), np.ones(4), epochs=1)
+fastopt.experiments.trajectory(fastopt.SGD())
+"""
+
+MISTAKES = """
+import numpy as np
+from fastopt import AdamW
+import fastopt
+from fastopt.typing import Net, Optimizer, SupportsUpdate
+class NoNet:
+    params = {"w": np.ones(3)}
+class NoOptimizer:
+    lr = 0.1
+fastopt.Adamm()
+fastopt.Adam(learning_rate=0.1)
+fastopt.Adam(lr="0.1")
+fastopt.Adam().learning_rate = 0.1
+fastopt.Adam().lr = "0.1"
+fastopt.SGD().momentum = 0.9
+fastopt.SGD().update([np.ones(3)], [np.ones(3)])
+fastopt.MultiLayerNet(4, [3], 2, activation="rleu")
+fastopt.TwoLayerNet(4, 3, 2, weight_init_std="hee")
+net: Net = NoNet()
+optimizer: SupportsUpdate = NoOptimizer()
+adam: Optimizer = fastopt.SGD
+fastopt.Trainer(NoNet(), fastopt.SGD())
+fastopt.Trainer(fastopt.TwoLayerNet(4, 3, 2), NoOptimizer())
+fastopt.Trainer(fastopt.TwoLayerNet(4, 3, 2), fastopt.SGD())
+fastopt.Trainer(fastopt.TwoLayerNet(4, 3, 2), fastopt.SGD()).optimizer.momentum = 0.9
+fastopt.set_num_threads("2")
+fastopt.show_config("json")
+"""
+RIGHT = ("import numpy", "import fastopt", "from fastopt.typing", "class", "    ")
+RIGHT_TOO = "fastopt.Trainer(fastopt.TwoLayerNet(4, 3, 2), fastopt.SGD())"
+
+# A page's functions say what they do without annotations, and its names are used again
+PAGE = "# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls\n"
+
+
+def page_source(path):
+    """Return the Python of a page as one program."""
+    source = PAGE
+    for language, block in blocks(path):
+        if language == "python":
+            source += block
+        else:
+            examples = doctest.DocTestParser().get_examples(block)
+            source += "".join(example.source for example in examples)
+    return source
+
+
+@pytest.fixture(scope="module")
+def errors(tmp_path_factory):
+    """Run mypy once over everything; return the errors by file and line."""
+    folder = tmp_path_factory.mktemp("typing")
+    sources = {"program": PROGRAM, "mistakes": MISTAKES}
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        if path.is_file():
+            sources["page_" + re.sub(r"\W", "_", path.stem)] = page_source(path)
+    for name, source in sources.items():
+        (folder / f"{name}.py").write_text(source, encoding="utf-8")
+    found = Path(fastopt.__file__).parents[1]
+    environ = {**os.environ, "MYPYPATH": "" if found.name == "site-packages" else str(found)}
+    options = ["--strict", "--allow-redefinition", "--ignore-missing-imports", "--no-pretty"]
+    options += ["--follow-imports=silent", "--no-error-summary", "--cache-dir=cache"]
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", *options, *(f"{name}.py" for name in sources)],
+        cwd=folder,
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode < 2 and done.stderr == "", done.stdout + done.stderr  # noqa: PT018
+    found = {name: {} for name in sources}
+    for line in done.stdout.splitlines():
+        name, number, message = re.fullmatch(r"(\w+)\.py:(\d+): (.*)", line).groups()
+        if message.startswith("error: "):
+            found[name].setdefault(int(number), []).append(message)
+    return found
+
+
+def test_a_program_with_annotations_passes(errors):
+    assert errors["program"] == {}
+
+
+def test_examples_of_the_pages_pass(errors):
+    pages = {name: found for name, found in errors.items() if name.startswith("page_")}
+    assert {name: found for name, found in pages.items() if found} == {}
+    assert pages or not (ROOT / "README.md").is_file()
+
+
+def test_every_mistake_is_found(errors):
+    lines = enumerate(MISTAKES.splitlines(), start=1)
+    wrong = {n for n, line in lines if line and not line.startswith(RIGHT) and line != RIGHT_TOO}
+    assert set(errors["mistakes"]) == wrong

@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-__all__ = ["EPS", "Hyperparameters", "count", "fraction", "non_negative"]
+__all__ = ["EPS", "MAX_COUNT", "Hyperparameters", "count", "fraction", "non_negative"]
 
 EPS = 1e-7
 """Added to a root before dividing by it, in AdaGrad, RMSprop and Adam."""
 
+MAX_COUNT = 2.0**53 - 1.0
+"""The most steps that can be counted: from 2⁵³ on floats skip some whole numbers."""
+
 
 def _as_float(name: str, value: Any) -> float:
-    """Return a number or 0-d array as a Python float; strings and bools are refused."""
-    if not isinstance(value, (str, bytes, bytearray, bool, np.bool_)):
+    """Return a number or 0-d array as a Python float; text, bytes and bools are refused."""
+    if _is_number(value):
         try:
             return float(value)
         except OverflowError:
@@ -27,6 +30,15 @@ def _as_float(name: str, value: Any) -> float:
         except (TypeError, ValueError):
             pass
     raise TypeError(f"{name} must be a number, got {value!r}")
+
+
+def _is_number(value: Any) -> bool:
+    """Return whether a value is a number by its type; `float` would also read text and buffers."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.ndim == 0 and value.dtype.kind in "fiu"
+    if isinstance(value, bool):
+        return False
+    return hasattr(type(value), "__float__") or hasattr(type(value), "__index__")
 
 
 def non_negative(name: str, value: Any) -> float:
@@ -46,10 +58,10 @@ def fraction(name: str, value: Any) -> float:
 
 
 def count(name: str, value: Any) -> int:
-    """Accept a whole number ≥ 0 and less than 2⁵³, from where on floats skip some."""
+    """Accept a whole number from 0 to `MAX_COUNT`."""
     number = _as_float(name, value)
-    if not (0.0 <= number < 2.0**53 and number.is_integer()):
-        raise ValueError(f"{name} must be a whole number, at least 0, got {value!r}")
+    if not (0.0 <= number <= MAX_COUNT and number.is_integer()):
+        raise ValueError(f"{name} must be a whole number from 0 to 2**53 - 1, got {value!r}")
     return int(number)
 
 

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from numpy.typing import NDArray
 
 from fastopt._core import Stepper
-from fastopt._hyperparameters import EPS, Hyperparameters, count, fraction, non_negative
+from fastopt._hyperparameters import (
+    EPS,
+    MAX_COUNT,
+    Hyperparameters,
+    count,
+    fraction,
+    non_negative,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -428,7 +435,9 @@ class Adam(_Optimizer):
     def update(self, params: MutableMapping[Any, Any], grads: Mapping[Any, Any]) -> None:
         stepper, beta1, beta2 = self._stepper, self.beta1, self.beta2
         before = stepper.steps
-        steps = before + 1
+        steps = before + 1.0  # a float, which compares and takes powers fastest
+        if steps > MAX_COUNT:
+            count("iter", before + 1)  # raises the error of its setter
         lr_t = self.lr * sqrt(1.0 - beta2**steps) / (1.0 - beta1**steps)
         coefficients = (lr_t, 1.0 - beta1, 1.0 - beta2, EPS)
         stepper.step(params, grads, (self.m, self.v), coefficients, before)

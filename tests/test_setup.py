@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
@@ -17,9 +17,14 @@ import pytest
 SETUP = Path(__file__).parents[1] / "setup.py"
 COMPILER = (sysconfig.get_config_var("CC") or "").split(" ")[0]
 
+try:
+    HAS_SETUPTOOLS = int(version("setuptools").partition(".")[0]) >= 77  # as pyproject.toml demands
+except PackageNotFoundError:
+    HAS_SETUPTOOLS = False
+
 pytestmark = [
     pytest.mark.skipif(not SETUP.is_file(), reason="the tests are away from the sources"),
-    pytest.mark.skipif(find_spec("setuptools") is None, reason="needs setuptools"),
+    pytest.mark.skipif(not HAS_SETUPTOOLS, reason="needs setuptools 77 or later"),
     pytest.mark.skipif(not shutil.which(COMPILER), reason="needs the compiler of this Python"),
 ]
 
@@ -117,8 +122,8 @@ def test_flags_that_a_compiler_hides_are_refused_by_what_they_do(tmp_path):
         "-ffinite-math-only": "NaN",
         "-fsingle-precision-constant": "constants",
     }
-    version = subprocess.run([COMPILER, "--version"], capture_output=True, text=True, check=True)
-    if "Free Software Foundation" not in version.stdout:
+    asked = subprocess.run([COMPILER, "--version"], capture_output=True, text=True, check=True)
+    if "Free Software Foundation" not in asked.stdout:
         pytest.skip("only gcc tells of each of these")
     environs = []
     for number, flags in enumerate(cases):

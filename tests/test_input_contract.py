@@ -9,9 +9,9 @@ import collections
 import contextlib
 import types
 import weakref
-from unittest import mock
 from decimal import Decimal
 from fractions import Fraction
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -651,13 +651,13 @@ def test_array_changed_by_a_key_while_it_is_checked(row, change, victim):
         victims = [getattr(optimizer, name)["a"] for name in row.states]
 
     def alter():
-        for array in victims:
+        for victim_array in victims:
             if change == "resize":
-                array.resize(1, refcheck=False)
+                victim_array.resize(1, refcheck=False)
             elif change == "read-only":
-                array.flags.writeable = False
+                victim_array.flags.writeable = False
             else:
-                array.shape = (100, 1000)
+                victim_array.shape = (100, 1000)
 
     if not victims:
         return  # a rule without states
@@ -665,8 +665,8 @@ def test_array_changed_by_a_key_while_it_is_checked(row, change, victim):
     before = [array.copy() for array in params.values()]
     with pytest.raises((RuntimeError, ValueError), match=r"'a'.*(changed|shape|read-only)"):
         optimizer.update(params, grads)
-    for array, kept in zip(params.values(), before, strict=True):
-        assert_array_equal(array.ravel(), kept.ravel()[: array.size])
+    for p, kept in zip(params.values(), before, strict=True):
+        assert_array_equal(p.ravel(), kept.ravel()[: p.size])
     assert optimizer._stepper.steps == 1
 
 

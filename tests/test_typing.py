@@ -129,14 +129,22 @@ fastopt.show_config("json")
 RIGHT = ("import numpy", "import fastopt", "from fastopt.typing", "class", "    ")
 RIGHT_TOO = "fastopt.Trainer(fastopt.TwoLayerNet(4, 3, 2), fastopt.SGD())"
 
+# NumPy's stubs take the arrays of `savez(file, **arrays)` for its argument allow_pickle, too
+STUBS_FAULT = 'to "savez" has incompatible type "**dict'
+
 # A page's functions say what they do without annotations, and its names are used again
-PAGE = "# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls\n"
+PAGE = (
+    "# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls\n"
+    '# mypy: disable-error-code="no-redef, var-annotated"\n'
+)
 
 
 def page_source(path):
     """Return the Python of a page as one program."""
     source = PAGE
     for language, block in blocks(path):
+        if path.name == "README.md" and "import fastopt" not in block:
+            continue  # an excerpt, which test_docs.py completes
         if language == "python":
             source += block
         else:
@@ -171,7 +179,7 @@ def errors(tmp_path_factory):
     found = {name: {} for name in sources}
     for line in done.stdout.splitlines():
         name, number, message = re.fullmatch(r"(\w+)\.py:(\d+): (.*)", line).groups()
-        if message.startswith("error: "):
+        if message.startswith("error: ") and STUBS_FAULT not in message:
             found[name].setdefault(int(number), []).append(message)
     return found
 
@@ -182,7 +190,8 @@ def test_a_program_with_annotations_passes(errors):
 
 def test_examples_of_the_pages_pass(errors):
     pages = {name: found for name, found in errors.items() if name.startswith("page_")}
-    assert {name: found for name, found in pages.items() if found} == {}
+    wrong = {name: found for name, found in pages.items() if found}
+    assert not wrong, "\n".join(f"{name}: {each}" for name, each in wrong.items())
     assert pages or not (ROOT / "README.md").is_file()
 
 

@@ -54,12 +54,21 @@ NO_COMPILER = (
     " xcode-select --install (macOS), Build Tools for Visual Studio 2022 (Windows)"
 )
 
-# Not setting errno and not trapping are what lets a loop with a square root be vectorized.
-SPEED_FLAGS = {"unix": ["-O3", "-fno-math-errno", "-fno-trapping-math"], "msvc": ["/O2"]}
+# Not setting errno and not trapping are what lets a loop with a square root be vectorized. A loop
+# over arrays that may overlap first asks whether they do, once for each pair of which one is
+# written. Beyond 10 questions gcc gives up, silently: four states beside p and g make 15
+# (.ci/vectorized).
+SPEED_FLAGS = {
+    "unix": [
+        "-O3", "-fno-math-errno", "-fno-trapping-math",
+        "--param=vect-max-version-for-alias-checks=64",
+    ],
+    "msvc": ["/O2"],
+}  # fmt: skip
 
 # The kernels' variants: one source, compiled for one instruction set each, on x86-64 alone.
-# csrc/_cpu.pyx asks for just these before a variant is imported. Fused multiply-add is for
-# csrc/products.h, which names it.
+# csrc/fastopt/_cpu.pyx asks for just these before a variant is imported. Fused multiply-add is for
+# csrc/fastopt/kernels/products.h, which names it.
 VARIANT_FLAGS = {
     "_kernels_avx2": {"unix": ["-mavx2", "-mfma"], "msvc": ["/arch:AVX2"]},
     "_kernels_avx512": {
@@ -83,10 +92,10 @@ SANITIZE = SANITIZERS[os.environ["FASTOPT_SANITIZE"]] if "FASTOPT_SANITIZE" in o
 
 # Those that take longest to compile come first, so that no processor waits for them at the end.
 MODULES = [
-    "_kernels_avx512", "_layers", "_kernels_avx2", "_core", "_pool", "_kernels_baseline", "_cpu",
-    "_blas_products",
+    "_kernels_avx512", "_net", "_kernels_avx2", "_net_inputs", "_entries", "_step", "_overlaps",
+    "_products", "_pool", "_kernels_baseline", "_cpu", "_kernels", "_blas_products",
 ]  # fmt: skip
-INCLUDED = sorted(str(path) for end in ("px[di]", "h") for path in Path("csrc").glob(f"*.{end}"))
+INCLUDED = sorted(str(path) for end in ("px[di]", "h") for path in Path("csrc").rglob(f"*.{end}"))
 
 
 class BuildExt(build_ext):
@@ -229,10 +238,10 @@ def last_name(extension):
 
 
 def extension(name):
-    """Return the module fastopt.`name`, compiled from csrc/`name`.pyx."""
+    """Return the module fastopt.`name`, compiled from csrc/fastopt/`name`.pyx."""
     return Extension(
         f"fastopt.{name}",
-        [f"csrc/{name}.pyx"],
+        [f"csrc/fastopt/{name}.pyx"],
         include_dirs=[np.get_include(), "csrc"],
         depends=INCLUDED,  # else an edit of an included file goes unseen
         define_macros=[

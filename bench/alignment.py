@@ -3,7 +3,7 @@
     python bench/alignment.py
 
 Arrays that begin at a cache line against arrays that begin 16 bytes into one, as large NumPy arrays
-do. The core steps to the next line first (`head` in csrc/_core.pyx), so the two should be equal.
+do. A step goes to the next line first (`head` in csrc/fastopt/_entries.pyx): both should be equal.
 """
 
 from __future__ import annotations

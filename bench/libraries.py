@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 from rounds import Step, UnavailableError
 
+import fastopt
+
 Arrays = dict[str, np.ndarray]
 
 
@@ -164,7 +166,7 @@ void traffic1(float *p, const float *g, float *s, float *t, long n)
 void traffic2(float *p, const float *g, float *s, float *t, long n)
 { for (long i = 0; i < n; i++) { s[i] += g[i]; t[i] += g[i]; p[i] += g[i]; } }
 """
-N_STATES = {"SGD": 0, "Momentum": 1, "Nesterov": 1, "AdaGrad": 1, "RMSprop": 1, "Adam": 2}
+N_STATES = {name: len(getattr(fastopt, name)._states) for name in fastopt.optimizers.__all__}
 
 
 @functools.cache

@@ -6,6 +6,7 @@ fonts, no scripts, formulas as MathML.
 
 from docutils import nodes
 from docutils.utils.math import latex2mathml
+from sphinx.util.docutils import SphinxDirective
 
 import fastopt
 
@@ -73,7 +74,24 @@ def _shorten_update(_app, what, name, _obj, _options, lines):
         lines[:] = ["Take one step; parameters, errors and an example: `fastopt.SGD.update`.", ""]
 
 
+class Optimizers(SphinxDirective):
+    """All optimizers of the current module: a summary, then each class with the members named."""
+
+    optional_arguments = 1
+    final_argument_whitespace = True
+
+    def run(self):
+        """Return the nodes of what a page would say by hand."""
+        names = fastopt.optimizers.__all__
+        options = [f"   :members: {self.arguments[0]}"] if self.arguments else []
+        options += ["   :inherited-members:", ""] if options else [""]
+        lines = [".. autosummary::", "   :signatures: none", "", *(f"   {n}" for n in names), ""]
+        lines += [line for n in names for line in (f".. autoclass:: {n}", *options)]
+        return self.parse_text_to_nodes("\n".join(lines))
+
+
 def setup(app):
     """Show formulas as MathML, which browsers draw themselves."""
     app.connect("autodoc-process-docstring", _shorten_update, priority=400)  # before napoleon
+    app.add_directive("optimizers", Optimizers)
     app.add_html_math_renderer("mathml", (_inline, None), (_block, None))

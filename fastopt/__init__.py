@@ -11,53 +11,35 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 try:
-    from fastopt import _core as _core
+    from fastopt.optimizers import *
 except ImportError:
     from fastopt._compiled import require_compiled
 
     require_compiled(__path__)
     raise
 
-from fastopt._config import show_config
-from fastopt._numerical_gradient import numerical_gradient
-from fastopt._subnormals import get_flush_subnormals, set_flush_subnormals
-from fastopt._threads import get_num_threads, set_num_threads
-from fastopt._version import __version__
-from fastopt.optimizers import SGD, AdaGrad, Adam, Momentum, Nesterov, RMSprop
+from fastopt import optimizers as _optimizers
+from fastopt._config import show_config as show_config
+from fastopt._numerical_gradient import numerical_gradient as numerical_gradient
+from fastopt._subnormals import get_flush_subnormals as get_flush_subnormals
+from fastopt._subnormals import set_flush_subnormals as set_flush_subnormals
+from fastopt._threads import get_num_threads as get_num_threads
+from fastopt._threads import set_num_threads as set_num_threads
+from fastopt._version import __version__ as __version__
 
-if TYPE_CHECKING:
-    from fastopt import datasets, experiments, plotting, reference, typing
-    from fastopt.layers import Affine, Relu, Sigmoid, SoftmaxWithLoss
-    from fastopt.nets import MultiLayerNet, TwoLayerNet
-    from fastopt.training import Trainer
-
-__all__ = [
-    "SGD",
-    "AdaGrad",
-    "Adam",
-    "Affine",
-    "Momentum",
-    "MultiLayerNet",
-    "Nesterov",
-    "RMSprop",
-    "Relu",
-    "Sigmoid",
-    "SoftmaxWithLoss",
-    "Trainer",
-    "TwoLayerNet",
-    "__version__",
-    "datasets",
-    "experiments",
-    "get_flush_subnormals",
-    "get_num_threads",
-    "numerical_gradient",
-    "plotting",
-    "reference",
-    "set_flush_subnormals",
-    "set_num_threads",
-    "show_config",
-    "typing",
-]
+if TYPE_CHECKING:  # a type checker takes what follows, and what is imported above as itself
+    from fastopt import datasets as datasets
+    from fastopt import experiments as experiments
+    from fastopt import plotting as plotting
+    from fastopt import reference as reference
+    from fastopt import typing as typing
+    from fastopt.layers import Affine as Affine
+    from fastopt.layers import Relu as Relu
+    from fastopt.layers import Sigmoid as Sigmoid
+    from fastopt.layers import SoftmaxWithLoss as SoftmaxWithLoss
+    from fastopt.nets import MultiLayerNet as MultiLayerNet
+    from fastopt.nets import TwoLayerNet as TwoLayerNet
+    from fastopt.training import Trainer as Trainer
 
 # What is not needed to take a step is imported when first used; layers may load scipy.
 _LAZY = {
@@ -71,10 +53,21 @@ _LAZY = {
 }
 _LAZY_MODULES = ("datasets", "experiments", "plotting", "reference", "typing")
 
+if not TYPE_CHECKING:
+    __all__ = [
+        *_optimizers.__all__,
+        *_LAZY,
+        *_LAZY_MODULES,
+        "__version__",
+        "get_flush_subnormals",
+        "get_num_threads",
+        "numerical_gradient",
+        "set_flush_subnormals",
+        "set_num_threads",
+        "show_config",
+    ]
 
-if not TYPE_CHECKING:  # to a type checker every name would be there
-
-    def __getattr__(name: str) -> Any:
+    def __getattr__(name: str) -> Any:  # to a type checker every name would be there
         if name in _LAZY:
             value = getattr(importlib.import_module(_LAZY[name]), name)
         elif name in _LAZY_MODULES:
@@ -84,6 +77,5 @@ if not TYPE_CHECKING:  # to a type checker every name would be there
         globals()[name] = value
         return value
 
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+    def __dir__() -> list[str]:
+        return sorted(__all__)

@@ -5,7 +5,7 @@ product that fastopt asks for runs on the thread that asks, and it is fastopt's 
 share out the products of a net. BLAS's workers, which would fight them for the cores, are switched
 off for as long as fastopt is in a product and then get their number back. Where BLAS can't be told,
 it shares out the products, and fastopt's workers stay away from them. Only the functions are found
-here; csrc/products.pxi calls them.
+here; csrc/fastopt/_products.pyx calls them.
 """
 
 from __future__ import annotations

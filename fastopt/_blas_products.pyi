@@ -1,3 +1,3 @@
-# The types of csrc/_blas_products.pyx; stubtest holds the two to each other.
+# The types of csrc/fastopt/_blas_products.pyx; stubtest holds the two to each other.
 
-table: object  # the capsule that _layers calls through
+table: object  # the capsule that _products calls through

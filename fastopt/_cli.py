@@ -23,8 +23,8 @@ from typing import Any, NoReturn, TextIO
 
 import fastopt
 import fastopt.optimizers
+from fastopt._checks import non_negative
 from fastopt._files import replacing
-from fastopt._hyperparameters import non_negative
 from fastopt._progress import loss_bar
 from fastopt.experiments import (
     FINAL_STEPS,
@@ -38,7 +38,7 @@ from fastopt.plotting import FORMATS, plot_losses, plot_trajectories, require_ma
 
 __all__ = ["main"]
 
-_CHOICES = fastopt.optimizers.__all__
+_CHOICES: list[str] = vars(fastopt.optimizers)["__all__"]
 _INTERRUPTED = 130  # as a shell reports a program that Ctrl-C ended
 _MOST = 2**31 - 1
 

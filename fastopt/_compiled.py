@@ -11,8 +11,6 @@ from pathlib import Path
 
 __all__ = ["require_compiled"]
 
-MODULES = ("_core", "_cpu", "_kernels_baseline", "_layers", "_pool")
-
 
 def require_compiled(folders: Iterable[str]) -> None:
     """Raise an error that says what to do if a compiled module is in none of the package's folders.
@@ -23,7 +21,8 @@ def require_compiled(folders: Iterable[str]) -> None:
         One is missing.
     """
     folders = list(folders)
-    for module in MODULES:
+    stubs = [stub for folder in folders for stub in Path(folder).glob("_*.pyi")]
+    for module in sorted(stub.stem for stub in stubs):
         names = [Path(folder, module + end) for folder in folders for end in EXTENSION_SUFFIXES]
         if not any(name.is_file() for name in names):
             raise ImportError(

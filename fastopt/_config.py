@@ -9,7 +9,7 @@ from typing import Any, Literal, overload
 
 import numpy as np
 
-from fastopt import _core, _instruction_sets
+from fastopt import _cpu, _instruction_sets
 from fastopt._subnormals import get_flush_subnormals
 from fastopt._threads import get_num_threads
 from fastopt._version import __version__
@@ -68,7 +68,7 @@ def _config() -> dict[str, dict[str, Any]]:
 
     import scipy
 
-    from fastopt import _layers
+    from fastopt import _products
 
     blas = scipy.show_config(mode="dicts")["Build Dependencies"]["blas"]
     return {
@@ -81,10 +81,10 @@ def _config() -> dict[str, dict[str, Any]]:
         "kernels": {
             "variant": _instruction_sets.variant,
             "available": _instruction_sets.available(),
-            "products": "BLAS" if _layers.uses_blas else "fastopt",
+            "products": "BLAS" if _products.uses_blas else "fastopt",
             "threads": get_num_threads(),
             "flush_subnormals": get_flush_subnormals(),
-            "compiler": _core.compiler,
+            "compiler": _cpu.compiler,
         },
         "blas": {"name": blas["name"], "version": blas["version"]},
         "machine": {"system": platform.platform(), "processor": platform.machine()},

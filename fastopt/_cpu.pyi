@@ -1,3 +1,6 @@
-# The types of csrc/_cpu.pyx; stubtest holds the two to each other.
+# The types of csrc/fastopt/_cpu.pyx; stubtest holds the two to each other.
+
+compiler: str
+can_flush_subnormals: bool
 
 def supports() -> list[str]: ...

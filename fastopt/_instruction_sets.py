@@ -1,7 +1,7 @@
 """Which variant of the kernels is taken: the best that this processor runs, or the one asked for.
 
 A variant's module is imported only after the processor was found to support it, so that no
-instruction of another runs. What a variant contains is in csrc/kernels.pxi.
+instruction of another runs. What a variant contains is in csrc/fastopt/kernels/kernels.pxi.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def choose(environ: Mapping[str, str]) -> str:
 
 
 def load(name: str) -> ModuleType:
-    """Import the module of a variant, whose `table` the core calls through."""
+    """Import the module of a variant, whose `table` steps and nets call through."""
     return importlib.import_module(f"fastopt._kernels_{name}")
 
 

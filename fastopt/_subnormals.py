@@ -1,6 +1,7 @@
 """Whether the optimizers flush subnormal numbers: the default, the environment, what a user sets.
 
-How a processor is told so is in csrc/float_mode.pxd, and when in csrc/_core.pyx.
+Every step is told by its caller (fastopt/optimizers/_base.py); how a processor is told stands in
+csrc/fastopt/float_mode.pxd.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fastopt import _core
+from fastopt import _cpu
 
 __all__ = ["get_flush_subnormals", "set_flush_subnormals"]
 
 VARIABLE = "FASTOPT_FLUSH_SUBNORMALS"
+
+flushes = False
+"""Whether a step flushes, where its caller has nothing else to say."""
 
 
 def set_flush_subnormals(flush: bool) -> None:
@@ -54,14 +58,15 @@ def set_flush_subnormals(flush: bool) -> None:
     >>> params["w"]
     array([0.])
     """
+    global flushes  # noqa: PLW0603 (the process's switch)
     if not isinstance(flush, (bool, np.bool_)):
         raise TypeError(f"flush must be True or False, got {flush!r}")
-    if flush and not _core.can_flush_subnormals:
+    if flush and not _cpu.can_flush_subnormals:
         raise NotImplementedError(
             f"subnormal numbers can't be flushed on this processor ({platform.machine()}); "
             "x86 with SSE2 and 64-bit ARM can"
         )
-    _core.set_flush_subnormals(bool(flush))
+    flushes = bool(flush)
 
 
 def get_flush_subnormals() -> bool:
@@ -78,7 +83,7 @@ def get_flush_subnormals() -> bool:
     >>> fastopt.get_flush_subnormals()
     False
     """
-    return _core.get_flush_subnormals()
+    return flushes
 
 
 def initial_flush_subnormals(environ: Mapping[str, str]) -> bool:

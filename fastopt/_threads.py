@@ -1,6 +1,6 @@
 """How many threads fastopt uses: the default, the environment, and what a user sets.
 
-The threads themselves are in csrc/_pool.pyx.
+The threads themselves are in csrc/fastopt/_pool.pyx.
 """
 
 from __future__ import annotations

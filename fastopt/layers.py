@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastopt import _layers
+from fastopt import _net
 
 __all__ = [
     "Affine",
@@ -96,7 +96,7 @@ class Affine:
             W and b that are not of one dtype, float32 or float64; an x that is not real.
         """
         x = np.asarray(x)
-        out, self._x = _layers.affine_forward(x, self.W, self.b)
+        out, self._x = _net.affine_forward(x, self.W, self.b)
         self._shape = x.shape
         return out
 
@@ -132,7 +132,7 @@ class Affine:
         if out is not None and (len(outputs) != 2 or any(array is None for array in outputs)):
             raise TypeError("out must hold two arrays, for dW and db")
         x, shape = self._x, self._shape
-        dx, dW, db = _layers.affine_gradient(dout, x, self.W, self.b, *outputs)
+        dx, dW, db = _net.affine_gradient(dout, x, self.W, self.b, *outputs)
         self.dW, self.db = (dW, db) if out is None else outputs
         return dx if len(shape) == 2 else dx.reshape(shape)
 
@@ -163,7 +163,7 @@ class _Activation:
         TypeError
             x is not real.
         """
-        out, self._out = _layers.activation_forward(self._name, x)
+        out, self._out = _net.activation_forward(self._name, x)
         return out
 
     def backward(self, dout: ArrayLike) -> Array:
@@ -189,7 +189,7 @@ class _Activation:
             `dout` that is not real.
         """
         _require_forward(self, self._out)
-        return _layers.activation_gradient(self._name, dout, self._out)
+        return _net.activation_gradient(self._name, dout, self._out)
 
 
 class Relu(_Activation):
@@ -279,7 +279,7 @@ class SoftmaxWithLoss:
         TypeError
             Labels that are not integers, or scores that are not real.
         """
-        loss, self._y, self._t = _layers.softmax_loss_forward(x, t)
+        loss, self._y, self._t = _net.softmax_loss_forward(x, t)
         self._classes = self._y.shape[1]
         return loss
 
@@ -306,4 +306,4 @@ class SoftmaxWithLoss:
             `y` was given another shape or dtype since `forward`.
         """
         _require_forward(self, self._t)
-        return _layers.softmax_loss_gradient(self._y, self._t, self._classes, dout)
+        return _net.softmax_loss_gradient(self._y, self._t, self._classes, dout)

@@ -1,6 +1,6 @@
 """The nets on compiled kernels: a batch goes through all layers in one call.
 
-Parameters, documentation and checks are in `fastopt._net`; the walk itself is in csrc/network.pxi.
+Parameters and documentation are in `fastopt._net_base`, the call itself in csrc/fastopt/_net.pyx.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from typing import Any
 
 from numpy.typing import ArrayLike, NDArray
 
-from fastopt import _layers, _net
+from fastopt import _net, _net_base
 
 __all__ = ["MultiLayerNet", "TwoLayerNet"]
 
 Array = NDArray[Any]
 
 
-class MultiLayerNet(_net.MultiLayerNet):
-    __doc__ = _net.MultiLayerNet.__doc__
+class MultiLayerNet(_net_base.MultiLayerNet):
+    __doc__ = _net_base.MultiLayerNet.__doc__
 
     def _build(self, sizes: list[int], activation: str) -> None:
-        self._network = _layers.Network(tuple(sizes), str(activation), self.dtype)
+        self._network = _net.Network(tuple(sizes), str(activation), self.dtype)
 
     def _predict(self, x: ArrayLike) -> Array:
         return self._network.predict(self.params, x)
@@ -34,11 +34,11 @@ class MultiLayerNet(_net.MultiLayerNet):
         return self._network.gradient(self.params, grads, x, t, self.weight_decay_lambda, batch)
 
     def _sum_of_squares(self, W: Array) -> float:
-        return _layers.sum_of_squares(W)
+        return _net.sum_of_squares(W)
 
     def _count_correct(self, scores: Array, t: ArrayLike) -> int:
-        return _layers.count_correct(scores, t)
+        return _net.count_correct(scores, t)
 
 
-class TwoLayerNet(_net.TwoLayerNet, MultiLayerNet):
-    __doc__ = _net.TwoLayerNet.__doc__
+class TwoLayerNet(_net_base.TwoLayerNet, MultiLayerNet):
+    __doc__ = _net_base.TwoLayerNet.__doc__

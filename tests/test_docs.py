@@ -14,24 +14,17 @@ import pkgutil
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.pages import README, ROOT, blocks, needs_sources
 
 import fastopt
 from fastopt import datasets, experiments, plotting, reference, training
 
-ROOT = Path(__file__).parents[1]
-README = ROOT / "README.md"
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 REPOSITORY = "https://github.com/fastopt/fastopt/blob/main/"
 PICTURES = "https://raw.githubusercontent.com/fastopt/fastopt/main/"
-needs_sources = pytest.mark.skipif(
-    not README.is_file(), reason="the tests are away from the sources"
-)
-
-BLOCK = re.compile(r"^```(python|pycon)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 MODULES = sorted(
     module.name
@@ -99,7 +92,7 @@ def wanted_sections(thing):
         wanted.add("Yields" if inspect.isgeneratorfunction(thing) else "Returns")
     if not is_method and not is_record:
         wanted.add("Examples")
-    if isinstance(thing, type) and thing.__module__ == "fastopt.optimizers":
+    if isinstance(thing, type) and thing.__module__.startswith("fastopt.optimizers."):
         wanted |= {"Notes", "References"}
     return wanted
 
@@ -159,10 +152,6 @@ def test_examples_are_found():
     modules = map(importlib.import_module, MODULES)
     finder = doctest.DocTestFinder(exclude_empty=True)
     assert sum(bool(test.examples) for module in modules for test in finder.find(module)) > 15
-
-
-def blocks(path):
-    return BLOCK.findall(path.read_text(encoding="utf-8"))
 
 
 @needs_sources
@@ -287,6 +276,11 @@ def api_page(page):
             directive, name = found.groups()
             if directive == "currentmodule":
                 module = name
+            elif directive == "optimizers":  # made by conf.py
+                of_all = {f"{module}.{each}" for each in fastopt.optimizers.__all__}
+                summed_up |= of_all
+                members = set(name.split(", ")) - {""}
+                described |= {each: set(members) for each in of_all}
             elif directive in ("autoclass", "autofunction", "autodata", "data", "autoprotocol"):
                 name = f"{module}.{name}"
                 described[name] = set()

@@ -6,6 +6,7 @@ from statistics import fmean
 
 import numpy as np
 import pytest
+from optimizer_table import TABLE, every_optimizer
 
 import fastopt
 from fastopt import experiments, reference
@@ -71,11 +72,11 @@ def test_learning_rates_suit_the_valley():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("name", ["SGD", "Momentum", "Nesterov", "AdaGrad", "RMSprop", "Adam"])
-def test_losses_are_those_after_each_step(name, dtype):
+@every_optimizer
+def test_losses_are_those_after_each_step(row, dtype):
     (x, t), (x_test, t_test) = digits()
     net = reference.MultiLayerNet(12, [6, 5], 10, dtype=dtype, rng=3)
-    optimizer = getattr(reference, name)()
+    optimizer = row.twin()
     rng = np.random.default_rng([3, 1])
     losses = []
     for _ in range(4):
@@ -83,13 +84,13 @@ def test_losses_are_those_after_each_step(name, dtype):
         xb, tb = x[batch].astype(dtype), t[batch]
         optimizer.update(net.params, net.gradient(xb, tb))
         losses.append(net.loss(xb, tb))
-    training = compare([name], classes=reference, dtype=dtype, seed=3).trainings[name]
+    training = compare([row.name], classes=reference, dtype=dtype, seed=3).trainings[row.name]
     assert training.losses == losses
     assert training.test_accuracy == net.accuracy(x_test.astype(dtype), t_test)
 
 
 def test_compiled_losses_are_near_the_twins():
-    names = ["SGD", "Momentum", "Nesterov", "AdaGrad", "RMSprop", "Adam"]
+    names = [row.name for row in TABLE]
     compiled = compare(names, dtype=np.float64).trainings
     twins = compare(names, dtype=np.float64, classes=reference).trainings
     for name in names:

@@ -12,10 +12,10 @@ import threading
 
 import numpy as np
 import pytest
+from helpers.processes import run
+from helpers.twins import assert_same
 from numpy.testing import assert_array_equal
 from optimizer_table import every_optimizer
-from test_instruction_sets import run
-from test_optimizers import assert_same
 
 import fastopt
 
@@ -74,7 +74,7 @@ def test_steps_that_were_not_refused_are_those_of_the_twin(row, size):
     assert optimizer._stepper.steps == getattr(optimizer, "iter", done) == done
     for _ in range(done):
         twin.update(theirs, grads)
-    assert_same(row, optimizer, twin, ours, theirs)
+    assert_same(optimizer, twin, ours, theirs)
 
 
 @every_optimizer
@@ -116,7 +116,7 @@ def test_step_computed_for_another_count_changes_nothing():
     states = (optimizer.m, optimizer.v)
     for steps in (0, 2):
         with pytest.raises(RuntimeError, match=BUSY):
-            optimizer._stepper.step(params, params, states, (0.1, 0.1, 0.1, 1e-7), steps)
+            optimizer._stepper.step(params, params, states, ((0.1, 0.1, 0.1, 1e-7),), steps, False)
     assert optimizer.iter == 1
     for got, want in ((params["p"], kept), (optimizer.m["p"], m), (optimizer.v["p"], v)):
         assert_array_equal(got, want)

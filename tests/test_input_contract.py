@@ -6,7 +6,6 @@ update one parameter after the other, the compiled core refuses what depends on 
 
 import array
 import collections
-import contextlib
 import types
 import weakref
 from decimal import Decimal
@@ -15,22 +14,19 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from helpers.arrays import LAYOUTS, WRITABLE, lay_out, read_only
+from helpers.errors import assert_unchanged, contents, snapshot, step_refused
 from numpy.testing import assert_array_equal
 from optimizer_table import TABLE, every_optimizer
 
 import fastopt
-from fastopt import reference
+from fastopt import _checks, reference
 
 every_class = pytest.mark.parametrize(
     ("row", "cls"),
     [(row, cls) for row in TABLE for cls in (row.compiled, row.twin)],
     ids=[f"{row.name}-{kind}" for row in TABLE for kind in ("compiled", "twin")],
 )
-
-
-def read_only(array):
-    array.flags.writeable = False
-    return array
 
 
 class Tensor:
@@ -79,49 +75,6 @@ REFUSED = {
 }
 
 
-def contents(mapping):
-    """Return what a mapping holds: keys, the very objects, and the bytes of arrays."""
-    return [
-        (key, value, value.tobytes() if issubclass(type(value), np.ndarray) else None)
-        for key, value in mapping.items()
-    ]
-
-
-def snapshot(optimizer, params, grads=()):
-    """Return all that an error must leave as it was."""
-    states = {name: getattr(optimizer, name) for name in optimizer._state_names}
-    counters = [getattr(optimizer, "iter", None)]
-    if hasattr(optimizer, "_stepper"):
-        counters.append(optimizer._stepper.steps)
-    return (
-        [contents(params), contents(dict(grads)), *map(contents, states.values())],
-        [*states.values()],
-        {name: getattr(optimizer, name) for name in optimizer._checks},
-        counters,
-    )
-
-
-def assert_unchanged(before, optimizer, params, grads=()):
-    now = snapshot(optimizer, params, grads)
-    for old, new in zip(before[0], now[0], strict=True):
-        assert len(old) == len(new)
-        for (key, value, kept), (new_key, new_value, new_kept) in zip(old, new, strict=True):
-            assert new_key is key
-            assert new_value is value, f"{key!r} was replaced"
-            assert new_kept == kept, f"{key!r} was changed"
-    assert all(old is new for old, new in zip(before[1], now[1], strict=True))
-    assert now[2:] == before[2:]
-
-
-@contextlib.contextmanager
-def refused(exception, message, optimizer, params, grads):
-    """Expect an error after which neither parameters, states, counters nor gradients changed."""
-    before = snapshot(optimizer, params, grads)
-    with pytest.raises(exception, match=message) as caught:
-        yield caught
-    assert_unchanged(before, optimizer, params, grads)
-
-
 def started(cls):
     """Return an optimizer after two steps, and what it stepped on."""
     optimizer, params = cls(), {"a": np.ones(4), "f": 1.5, "z": np.ones((2, 3), np.float32)}
@@ -141,7 +94,7 @@ def test_refused_input_changes_nothing(row, cls, case, position):
     params = {"bad": p, **params} if position == "first" else {**params, "bad": p}
     if g is not ...:
         grads["bad"] = g
-    with refused(exception, message, optimizer, params, grads) as caught:
+    with step_refused(exception, message, optimizer, params, grads) as caught:
         optimizer.update(params, grads)
     assert "'bad'" in str(caught.value)
     del params["bad"]
@@ -183,7 +136,7 @@ def test_state_that_does_not_fit_changes_nothing(row, cls, case):
         optimizer, params = started(cls)
         getattr(optimizer, name)["a"] = state
         grads = {"z": np.ones((2, 3)), "f": 1.0, "a": np.ones(4)}
-        with refused(exception, message, optimizer, params, grads) as caught:
+        with step_refused(exception, message, optimizer, params, grads) as caught:
             optimizer.update(params, grads)
         assert f"{name}['a']" in str(caught.value)
 
@@ -194,7 +147,7 @@ def test_parameter_that_outgrew_its_state_is_refused(row, cls, changed):
     optimizer, params = started(cls)
     params["a"] = changed
     grads = {"a": np.ones(np.shape(changed)), "f": 1.0, "z": np.ones((2, 3))}
-    with refused(ValueError, f"{row.states[0]}\\['a'\\]", optimizer, params, grads):
+    with step_refused(ValueError, f"{row.states[0]}\\['a'\\]", optimizer, params, grads):
         optimizer.update(params, grads)
     for name in row.states:
         del getattr(optimizer, name)["a"]
@@ -208,39 +161,21 @@ def test_array_reshaped_in_place_is_noticed(row):
     optimizer.update({"p": p}, grads)
     view = p.view()
     view.shape = (2, 3)
-    with refused(ValueError, "shape", optimizer, {"p": view}, grads):
+    with step_refused(ValueError, "shape", optimizer, {"p": view}, grads):
         optimizer.update({"p": view}, grads)
     p.flags.writeable = False
-    with refused(ValueError, "read-only", optimizer, {"p": p}, grads):
+    with step_refused(ValueError, "read-only", optimizer, {"p": p}, grads):
         optimizer.update({"p": p}, grads)
 
 
-LAYOUTS = {
-    "C": np.ascontiguousarray,
-    "F": np.asfortranarray,
-    "sliced": lambda a: np.repeat(np.repeat(a, 3, 0), 2, 1)[::3, ::2],
-    "transposed": lambda a: a.T.copy().T,
-    "backwards": lambda a: a[::-1, ::-1].copy()[::-1, ::-1],
-    "unaligned": lambda a: np.frombuffer(bytearray(b"x" + a.tobytes()), a.dtype, offset=1).reshape(
-        a.shape
-    ),
-    "byte-swapped": lambda a: a.astype(a.dtype.newbyteorder()),
-}
-
-
 @every_optimizer
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("grad_layout", [*LAYOUTS, "read-only", "broadcast"])
+@pytest.mark.parametrize("layout", WRITABLE)
+@pytest.mark.parametrize("grad_layout", [*LAYOUTS, "broadcast"])
 def test_any_layouts_of_parameter_and_gradient_equal_the_twin(row, layout, grad_layout):
     rng = np.random.default_rng(0)
     start, g = rng.standard_normal((2, 4, 5)).astype(np.float32)
-    if grad_layout == "broadcast":
-        g = np.broadcast_to(g[:1], g.shape)
-    elif grad_layout == "read-only":
-        g = read_only(g.copy())
-    else:
-        g = LAYOUTS[grad_layout](g)
-    ours, theirs, kept = {"p": LAYOUTS[layout](start)}, {"p": start.copy()}, g.copy()
+    g = np.broadcast_to(g[:1], g.shape) if grad_layout == "broadcast" else lay_out(g, grad_layout)
+    ours, theirs, kept = {"p": lay_out(start, layout)}, {"p": start.copy()}, g.copy()
     p, compiled, twin = ours["p"], row.compiled(), row.twin()
     for _ in range(3):
         compiled.update(ours, {"p": g})
@@ -265,7 +200,7 @@ def test_empty_arrays_are_no_error(row, cls, shape, dtype):
         assert (state.shape, state.dtype) == (shape, dtype)
     optimizer, params = cls(), {"empty": np.ones(shape, dtype)}
     optimizer.update(params, {"empty": np.ones(shape)})  # and where there is nothing else
-    with refused(ValueError, "shape", optimizer, params, {"empty": np.ones((1, *shape))}):
+    with step_refused(ValueError, "shape", optimizer, params, {"empty": np.ones((1, *shape))}):
         optimizer.update(params, {"empty": np.ones((1, *shape))})
 
 
@@ -303,7 +238,7 @@ def test_new_key_in_a_refused_step_gets_no_state(row, cls):
     optimizer, params = started(cls)
     params = {"new": np.ones(2), **params}
     grads = {"new": np.ones(2), "a": np.ones(4), "f": 1.0, "z": np.ones(3)}
-    with refused(ValueError, "gradient of 'z'", optimizer, params, grads):
+    with step_refused(ValueError, "gradient of 'z'", optimizer, params, grads):
         optimizer.update(params, grads)
     grads["z"] = np.ones((2, 3))
     optimizer.update(params, grads)
@@ -359,7 +294,7 @@ def test_overlapping_memory_is_refused(row, case):
     params, grads = OVERLAPS[case](values)
     optimizer = row.compiled()
     for _ in range(2):  # the second time it must not be taken for known
-        with refused(ValueError, "overlap in memory", optimizer, params, grads) as caught:
+        with step_refused(ValueError, "overlap in memory", optimizer, params, grads) as caught:
             optimizer.update(params, grads)
         assert_array_equal(values, buffer)
         assert "'a'" in str(caught.value)
@@ -373,12 +308,12 @@ def test_overlap_that_comes_later_is_noticed(row):
     for _ in range(3):
         optimizer.update(params, grads)
     bad = {"a": grads["a"], "b": values[:9]}
-    with refused(
+    with step_refused(
         ValueError, "parameter 'a' and the gradient of 'b' overlap", optimizer, params, bad
     ):
         optimizer.update(params, bad)
     bad = {"a": params["a"], "b": values[8:17]}
-    with refused(ValueError, "parameter 'a' and parameter 'b' overlap", optimizer, bad, grads):
+    with step_refused(ValueError, "parameter 'a' and parameter 'b' overlap", optimizer, bad, grads):
         optimizer.update(bad, grads)
     optimizer.update(params, grads)
 
@@ -391,7 +326,7 @@ def test_state_that_overlaps_is_refused(row):
         optimizer.update(params, grads)
         getattr(optimizer, name)["b"] = params["a"]
         message = rf"parameter 'a' and state {name}\['b'\] overlap"
-        with refused(ValueError, message, optimizer, params, grads):
+        with step_refused(ValueError, message, optimizer, params, grads):
             optimizer.update(params, grads)
 
 
@@ -403,7 +338,7 @@ def test_gradient_in_a_state_is_refused(row):
         grads = {"a": np.ones(3), "b": getattr(optimizer, name)["a"]}
         message = rf"state {name}\['a'\] and the gradient of 'b' overlap"
         for _ in range(2):
-            with refused(ValueError, message, optimizer, params, grads):
+            with step_refused(ValueError, message, optimizer, params, grads):
                 optimizer.update(params, grads)
 
 
@@ -411,7 +346,7 @@ def test_gradient_in_a_state_is_refused(row):
 def test_elements_that_overlap_are_refused(row):
     params = {"p": np.lib.stride_tricks.as_strided(np.ones(10), (4, 4), (8, 8))}
     optimizer, grads = row.compiled(), {"p": np.ones((4, 4))}
-    with refused(ValueError, "elements of parameter 'p' overlap", optimizer, params, grads):
+    with step_refused(ValueError, "elements of parameter 'p' overlap", optimizer, params, grads):
         optimizer.update(params, grads)
 
 
@@ -429,7 +364,7 @@ def test_elements_that_overlap_later_are_refused(row):
         p, (3, 2), (8, 8)
     )  # of the same first and last byte
     params, grads = {"p": overlapping}, {"p": np.ones((3, 2))}
-    with refused(ValueError, "elements of parameter 'p' overlap", optimizer, params, grads):
+    with step_refused(ValueError, "elements of parameter 'p' overlap", optimizer, params, grads):
         optimizer.update(params, grads)
     assert_array_equal(p, kept)
 
@@ -483,16 +418,20 @@ def test_many_interleaved_views(row, gradients):
     assert_array_equal(matrix[:, n:], before[:, n:])
 
     shifted = {**params, 7: matrix[:, 8]}
-    with refused(ValueError, "parameter 7 and parameter 8 overlap", compiled, shifted, grads):
+    with step_refused(ValueError, "parameter 7 and parameter 8 overlap", compiled, shifted, grads):
         compiled.update(shifted, grads)
     shifted = {**grads, 7: matrix[:, 8]}
-    with refused(ValueError, "parameter 8 and the gradient of 7", compiled, params, shifted):
+    with step_refused(ValueError, "parameter 8 and the gradient of 7", compiled, params, shifted):
         compiled.update(params, shifted)
     straddling = {**params, 7: matrix.view(np.uint8)[:, 30:34].view(np.float32)[:, 0]}
-    with refused(ValueError, "parameter 7 and parameter 8 overlap", compiled, straddling, grads):
+    with step_refused(
+        ValueError, "parameter 7 and parameter 8 overlap", compiled, straddling, grads
+    ):
         compiled.update(straddling, grads)
     halfway = {**grads, 7: matrix.view(np.uint8)[:, 30:34].view(np.float32)[:, 0]}
-    with refused(ValueError, r"parameter [78] and the gradient of 7", compiled, params, halfway):
+    with step_refused(
+        ValueError, r"parameter [78] and the gradient of 7", compiled, params, halfway
+    ):
         compiled.update(params, halfway)
 
 
@@ -579,7 +518,7 @@ def test_key_whose_comparison_raises_changes_nothing(row, cls):
     optimizer, params = started(cls)
     params[Key()] = np.ones(3)
     grads = {"a": np.ones(4), "f": 1.0, "z": np.ones((2, 3)), Key(): np.ones(3)}
-    with refused(RuntimeError, "does not compare", optimizer, params, grads):
+    with step_refused(RuntimeError, "does not compare", optimizer, params, grads):
         optimizer.update(params, grads)
 
 
@@ -610,7 +549,7 @@ def test_what_only_says_it_is_an_array_is_refused(row, lie):
     optimizer, params = started(row.compiled)
     grads = {"a": np.ones(4), "f": 1.0, "z": np.ones((2, 3)), "bad": np.ones(4)}
     lying = {**params, "bad": LIES[lie]()}
-    with refused(TypeError, "'bad'", optimizer, lying, grads):
+    with step_refused(TypeError, "'bad'", optimizer, lying, grads):
         optimizer.update(lying, grads)
     with pytest.raises(TypeError, match="gradient of 'bad' must be an array or a number"):
         optimizer.update({**params, "bad": np.ones(4)}, {**grads, "bad": LIES[lie]()})
@@ -691,7 +630,7 @@ def test_mapping_that_refuses_a_number_leaves_all_as_it_was(row, cls, most):
     optimizer, params = started(cls)
     params = Frozen({**params, "new": 0.5, "w": np.ones(3)}, most)
     grads = {"a": np.ones(4), "f": 1.0, "z": np.ones((2, 3)), "new": 1.0, "w": np.ones(3)}
-    with refused(TypeError, "stays as it is", optimizer, params, grads):
+    with step_refused(TypeError, "stays as it is", optimizer, params, grads):
         optimizer.update(params, grads)
     optimizer.update(params, grads)
     assert params["f"] < 1.5
@@ -741,13 +680,11 @@ def test_update_inside_an_update_is_refused():
     optimizer.update({"p": np.ones(3)}, {"p": np.ones(3)})
 
 
+# how a hyper-parameter is checked → what it refuses
 OUT_OF_RANGE = {
-    "lr": [-1e-9, -1, float("nan"), float("inf"), -float("inf"), 10**400],
-    "momentum": [-0.1, 1.0, 1.5, float("nan")],
-    "decay_rate": [-0.1, 1.0, 2, float("nan")],
-    "beta1": [-0.1, 1.0, float("nan")],
-    "beta2": [-0.1, 1.0, float("nan")],
-    "iter": [-1, 1.5, float("nan"), float("inf"), 2**53, 10**400],
+    _checks.non_negative: [-1e-9, -1, float("nan"), float("inf"), -float("inf"), 10**400],
+    _checks.fraction: [-0.1, 1.0, 1.5, 2, float("nan")],
+    _checks.count: [-1, 1.5, float("nan"), float("inf"), 2**53, 10**400],
 }
 NO_NUMBERS = [
     "0.1", b"1", bytearray(b"1"), memoryview(b"0.5"), array.array("b", b"1"), np.array("0.5"),
@@ -757,12 +694,12 @@ NO_NUMBERS = [
 
 @every_class
 def test_hyperparameters_are_checked_when_set(row, cls):
-    names = [name for name in OUT_OF_RANGE if hasattr(cls(), name)]
-    assert {*row.settings} <= {*names}
-    for name in names:
+    checks = {name: declared.check for name, declared in cls._hypers.items()}
+    assert {*row.settings} <= {*checks}
+    for name, check in {**checks, "iter": _checks.count}.items():
         optimizer, params = started(cls)
         before = snapshot(optimizer, params)
-        for values, exception in ((OUT_OF_RANGE[name], ValueError), (NO_NUMBERS, TypeError)):
+        for values, exception in ((OUT_OF_RANGE[check], ValueError), (NO_NUMBERS, TypeError)):
             for value in values:
                 with pytest.raises(exception, match=name):
                     setattr(optimizer, name, value)
@@ -785,15 +722,69 @@ def test_steps_are_counted_as_far_as_they_can_be_set(module):
 
 
 @every_class
-@pytest.mark.parametrize("name", ["learning_rate", "Lr", "eps", "weight_decay"])
-def test_unknown_attributes_are_refused(row, cls, name):
-    with pytest.raises(AttributeError, match=f"{row.name} has no '{name}'; it has lr"):
+@pytest.mark.parametrize("name", ["Lr", "weight_decays"])
+def test_unknown_names_are_refused(row, cls, name):
+    with pytest.raises(AttributeError, match=f"{row.name} has no '{name}'; it has lr, "):
         setattr(cls(), name, 0.1)
+    with pytest.raises(TypeError, match=f"{row.name} got an unknown keyword '{name}'; it takes lr"):
+        cls(**{name: 0.1})
 
     class Mine(cls):
         pass
 
     setattr(Mine(), name, 0.1)  # whoever writes a class of their own knows what they add
+
+
+# what other libraries call it, what it is here, where there is such a thing
+ELSEWHERE = {
+    "learning_rate": ("lr", "lr"),
+    "betas": ("beta1 and beta2", "beta1"),
+    "beta_1": ("beta1", "beta1"),
+    "rho": ("decay_rate", "decay_rate"),
+    "alpha": ("decay_rate", "decay_rate"),
+    "epsilon": ("eps", "eps"),
+    "mu": ("momentum", "momentum"),
+}
+
+
+@every_class
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_names_of_other_libraries_are_translated(row, cls, name):
+    alias, needed = ELSEWHERE[name]
+    hint = rf" \(here: {alias}\); " if hasattr(cls(), needed) else "; "
+    with pytest.raises(AttributeError, match=f"has no '{name}'{hint}it has lr"):
+        setattr(cls(), name, 0.1)
+    with pytest.raises(AttributeError, match=f"has no '{name}'{hint}it has lr"):
+        getattr(cls(), name)
+    with pytest.raises(TypeError, match=f"unknown keyword '{name}'{hint}it takes lr"):
+        cls(**{name: 0.1})
+
+
+@every_class
+@pytest.mark.parametrize("method", ["step", "zero_grad", "apply_gradients"])
+def test_methods_of_other_libraries_point_to_update(row, cls, method):
+    with pytest.raises(AttributeError, match=rf"no '{method}' \(here: .*update\(params, grads\)"):
+        getattr(cls(), method)()
+
+
+@every_class
+@pytest.mark.parametrize("params", [{"p": np.ones(3)}, [np.ones(3)], np.ones(3)], ids=str)
+def test_parameters_given_to_the_constructor_are_refused(row, cls, params):
+    with pytest.raises(TypeError, match=r"not given the parameters: update\(params, grads\) is"):
+        cls(params)
+    with pytest.raises(TypeError, match="not given the parameters"):
+        cls(params, lr=0.1)
+
+
+@every_class
+def test_constructor_takes_each_once(row, cls):
+    names = list(row.settings)
+    by_place = cls(*row.settings.values())
+    assert {name: getattr(by_place, name) for name in names} == row.settings
+    with pytest.raises(TypeError, match="'lr' twice"):
+        cls(0.1, lr=0.1)
+    with pytest.raises(TypeError, match="positional arguments"):
+        cls(*[0.1] * 9)
 
 
 @every_class

@@ -1,53 +1,9 @@
 """The variants of the kernels: all give the same bits, and the one asked for is the one in use."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
-import numpy as np
 import pytest
-from numpy.testing import assert_array_equal
-from optimizer_table import TABLE
+from helpers.processes import run
 
-import fastopt
-from fastopt import _instruction_sets, _pool
-
-# around the widths of all registers; past one chunk and its neighbours; past the size from which a
-# step is shared out, in one array and in many
-SHAPES = [0, 1, 7, 8, 9, 15, 16, 17, 31, 33, 53, (37, 3), 16383, 16384, 16385, 32769, (700, 1001)]
-STEPS = 3
-
-
-def compare_with_twins(threads):
-    """Take every rule at both dtypes over a dict of all shapes; called in a fresh interpreter."""
-    fastopt.set_num_threads(threads)
-    for row in TABLE:
-        for dtype in (np.float32, np.float64):
-            rng = np.random.default_rng(1)
-            ours = {i: rng.standard_normal(shape).astype(dtype) for i, shape in enumerate(SHAPES)}
-            theirs = {key: p.copy() for key, p in ours.items()}
-            optimizer, twin = row.compiled(**row.settings), row.twin(**row.settings)
-            for _ in range(STEPS):
-                grads = {key: rng.standard_normal(p.shape).astype(dtype) for key, p in ours.items()}
-                optimizer.update(ours, grads)
-                twin.update(theirs, grads)
-            for key, p in theirs.items():
-                assert_array_equal(ours[key], p, err_msg=f"{row.name} {dtype} {SHAPES[key]}")
-                for name in row.states:
-                    assert_array_equal(getattr(optimizer, name)[key], getattr(twin, name)[key])
-    assert _pool.count_workers() == threads - 1
-
-
-def run(code, **environ):
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        env={**os.environ, **environ},
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+from fastopt import _instruction_sets
 
 
 @pytest.mark.parametrize("variant", _instruction_sets.VARIANTS)
@@ -56,8 +12,8 @@ def test_every_variant_on_any_number_of_threads_equals_the_twins(variant, thread
     if variant not in _instruction_sets.available():
         pytest.skip(f"no {variant} on this machine or in this build")
     code = (
-        "import fastopt, test_instruction_sets as t;"
-        f"t.compare_with_twins({threads});"
+        "import fastopt; from helpers.variants import compare_with_twins;"
+        f"compare_with_twins({threads});"
         "print(fastopt.show_config('dicts')['kernels']['variant'])"
     )
     done = run(code, FASTOPT_ISA=variant)

@@ -5,45 +5,23 @@ test_layers.py and test_nets.py.
 """
 
 import collections
-import contextlib
 import weakref
 from unittest import mock
 
 import numpy as np
 import pytest
+from helpers.arrays import LAYOUTS, TOLERANCE, assert_close, lay_out
+from helpers.errors import contents, refused
+from helpers.marks import both, every_dtype
+from helpers.processes import run
 from numpy.testing import assert_allclose, assert_array_equal
-from optimizer_table import every_dtype
-from test_instruction_sets import run
-from test_layers import LAYOUTS, TOLERANCE, assert_close, both, layouts
 
 import fastopt
-from fastopt import _layers, reference
+from fastopt import _net, reference
 
 
 def random(*shape, dtype="float64", seed=0):
     return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
-
-
-def contents(named):
-    """Return names, the very objects, and the bytes of arrays or what is printed."""
-    return [
-        (name, v, v.tobytes() if issubclass(type(v), np.ndarray) else repr(v))
-        for name, v in named.items()
-    ]
-
-
-@contextlib.contextmanager
-def refused(exception, message, *dicts):
-    """Expect an error that leaves what the dicts hold as it was: the objects and their bytes."""
-    before = [contents(named) for named in dicts]
-    with pytest.raises(exception, match=message):
-        yield
-    for old, named in zip(before, dicts, strict=True):
-        new = contents(named)
-        assert [name for name, _, _ in new] == [name for name, _, _ in old]
-        for (name, value, kept), (_, new_value, new_kept) in zip(old, new, strict=True):
-            assert new_value is value, f"{name} was replaced"
-            assert new_kept == kept, f"{name} was changed"
 
 
 # what is no array of real numbers
@@ -137,6 +115,54 @@ def test_affine_refuses_weights_and_stays_as_it_was(package, case, call):
     used.assert_goes_on()
 
 
+BAD_AFFINE = {
+    "no samples": (np.ones((4, 2)), np.ones(2), np.ones((0, 4)), ValueError, "no samples"),
+    "0-d x": (np.ones((1, 2)), np.ones(2), np.array(1.0), ValueError, "no samples"),
+    "too wide": (np.ones((4, 2)), np.ones(2), np.ones((3, 5)), ValueError, r"\(3, 5\).*\(N, 4\)"),
+    "one sample, flat": (np.ones((4, 2)), np.ones(2), np.ones(4), ValueError, r"\(4,\).*\(N, 4\)"),
+    "rank 3": (np.ones((4, 2)), np.ones(2), np.ones((3, 2, 3)), ValueError, r"\(N, 4\)"),
+    "complex x": (np.ones((4, 2)), np.ones(2), np.ones((3, 4), complex), TypeError, "complex"),
+    "strings": (np.ones((4, 2)), np.ones(2), np.full((3, 4), "a"), TypeError, "x must be real"),
+    "W without columns": (np.ones((4, 0)), np.ones(0), np.ones((3, 4)), ValueError, "W has shape"),
+    "flat W": (np.ones(4), np.ones(2), np.ones((3, 4)), ValueError, "W has shape"),
+    "flat b": (np.ones((4, 2)), np.ones((1, 2)), np.ones((3, 4)), ValueError, "b has shape"),
+    "long b": (np.ones((4, 2)), np.ones(3), np.ones((3, 4)), ValueError, r"\(3,\), wants \(2,\)"),
+    "int W": (np.ones((4, 2), int), np.ones(2), np.ones((3, 4)), TypeError, "W .*"),
+    "list W": ([[1.0]], np.ones(1), np.ones((3, 1)), TypeError, "W must be"),
+    "mixed dtypes": (np.ones((4, 2)), np.ones(2, "f4"), np.ones((3, 4)), TypeError, "float32"),
+}
+
+
+@both
+@pytest.mark.parametrize("case", BAD_AFFINE)
+def test_affine_refuses(package, case):
+    W, b, x, exception, message = BAD_AFFINE[case]
+    with pytest.raises(exception, match=message):
+        package.Affine(W, b).forward(x)
+
+
+@both
+def test_affine_refuses_arrays_that_can_not_be_written(package):
+    layer = package.Affine(np.ones((4, 5)), np.ones(5))
+    layer.forward(np.ones((6, 4)))
+    dout, db = np.ones((6, 5)), np.ones(5)
+    shared = np.ones(30)
+    for dW, exception, message in (
+        (np.ones((5, 4)), ValueError, r"dW has shape \(5, 4\), wants \(4, 5\)"),
+        (np.ones((4, 5), np.float32), TypeError, "float32"),
+        ([[0.0] * 5] * 4, TypeError, "list"),
+        (np.ones((5, 4)).T, ValueError, "C-contiguous"),
+        (layer.W, ValueError, "overlaps an input"),
+        (shared[:20].reshape(4, 5), ValueError, "overlaps an input"),
+    ):
+        with pytest.raises(exception, match=message):
+            layer.backward(shared.reshape(6, 5), out=(dW, db))
+    for out in ((np.ones((4, 5)),), (None, db), (np.ones((4, 5)), None)):
+        with pytest.raises((TypeError, ValueError)):
+            layer.backward(dout, out=out)
+    layer.backward(dout)
+
+
 # what stands for dW and db → exception
 SPOILED_OUT = {
     "dW of another shape": (lambda u: (np.ones((2, 4)), np.ones(2)), ValueError, r"\(2, 4\)"),
@@ -171,9 +197,18 @@ def test_affine_refuses_arrays_to_write_into_and_writes_nothing(package, case):
 def test_affine_refuses_a_gradient_of_another_shape_and_writes_nothing(package, shape):
     used = Used(package)
     out = {"dW": np.full((4, 2), 7.0), "db": np.full(2, 7.0)}
-    with refused(ValueError, "dout", used.public(), out):
+    with refused(ValueError, "dout has shape", used.public(), out):
         used.layer.backward(np.ones(shape), out=(out["dW"], out["db"]))
     used.assert_goes_on()
+
+
+@both
+def test_backward_needs_a_forward(package):
+    for layer in (package.Affine(np.ones((2, 2)), np.ones(2)), package.Relu(), package.Sigmoid()):
+        with pytest.raises(RuntimeError, match=r"backward needs a forward"):
+            layer.backward(np.ones((1, 2)))
+    with pytest.raises(RuntimeError, match=r"SoftmaxWithLoss.backward needs a forward"):
+        package.SoftmaxWithLoss().backward()
 
 
 @both
@@ -181,10 +216,10 @@ def test_affine_refuses_a_gradient_of_another_shape_and_writes_nothing(package, 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_inputs_of_layers_are_never_written(package, dtype, layout):
     given = {
-        "x": layouts(random(3, 4, dtype=dtype))[layout],
-        "W": layouts(random(4, 2, dtype=dtype))[layout],
+        "x": lay_out(random(3, 4, dtype=dtype), layout),
+        "W": lay_out(random(4, 2, dtype=dtype), layout),
         "b": random(2, dtype=dtype),
-        "dout": layouts(random(3, 2, dtype=dtype))[layout],
+        "dout": lay_out(random(3, 2, dtype=dtype), layout),
     }
     for array in given.values():
         array.flags.writeable = False
@@ -220,6 +255,17 @@ def test_activation_refuses_and_stays_as_it_was(package, name, case):
     assert_array_equal(layer.backward(x), dx)
 
 
+@both
+@pytest.mark.parametrize("name", ["Relu", "Sigmoid"])
+def test_activation_says_what_it_got_and_what_it_wants(package, name):
+    layer = getattr(package, name)()
+    with pytest.raises(TypeError, match="x must be real"):
+        layer.forward(np.ones(3, complex))
+    layer.forward(np.ones(3))
+    with pytest.raises(ValueError, match=r"dout has shape \(4,\), wants \(3,\)"):
+        layer.backward(np.ones(4))
+
+
 @pytest.mark.parametrize("name", ["Relu", "Sigmoid"])
 @pytest.mark.parametrize("x", [np.ones((0, 3)), np.ones((2, 0, 3), "f4"), 2.0, np.array(-1.0)])
 def test_empty_arrays_and_plain_numbers_are_no_error(name, x):
@@ -232,23 +278,67 @@ def test_empty_arrays_and_plain_numbers_are_no_error(name, x):
         assert_allclose(got, want, rtol=1e-12)
 
 
+# labels of two samples of three classes → exception, what the compiled code says
 LABELS = {
-    "too large": (np.array([0, 3]), ValueError),
-    "negative": (np.array([-1, 0]), ValueError),
-    "too few": (np.array([0]), ValueError),
-    "too many": (np.array([0, 1, 2]), ValueError),
-    "a column": (np.array([[0], [1]]), ValueError),
-    "none": (np.array([], int), ValueError),
-    "one-hot of too few classes": (np.eye(2), ValueError),
-    "soft": (np.array([[0.5, 0.5, 0], [1, 0, 0]]), ValueError),
-    "NaN": (np.array([[1, np.nan, 0], [1, 0, 0]]), ValueError),
-    "floats": (np.array([0.0, 1.0]), TypeError),
-    "bools": (np.array([True, False]), TypeError),
-    "complex": (np.array([0j, 1j]), TypeError),
-    "strings": (np.array(["a", "b"]), TypeError),
-    "objects": (np.array([0, 1], object), TypeError),
-    "None": (None, (TypeError, ValueError)),
+    "too large": (np.array([0, 3]), ValueError, "label 3 of sample 1 is outside 0 to 2"),
+    "negative": (np.array([-1, 0]), ValueError, "label -1 of sample 0"),
+    "huge": (np.array([0, 2**64 - 1], np.uint64), ValueError, "label 18446744073709551615"),
+    "too few": (np.array([0]), ValueError, r"labels have shape \(1,\), want \(2,\)"),
+    "too many": (np.array([0, 1, 2]), ValueError, r"labels have shape \(3,\), want \(2,\)"),
+    "a column": (np.array([[0], [1]]), ValueError, r"\(2, 1\)"),
+    "none": (np.array([], int), ValueError, r"labels have shape \(0,\), want \(2,\)"),
+    "0-d": (1, ValueError, r"\(\)"),
+    "one-hot of too few classes": (np.eye(2), ValueError, r"\(2, 2\)"),
+    "floats": (np.array([0.0, 1.0]), TypeError, "float64"),
+    "bools": (np.array([True, False]), TypeError, "bool"),
+    "complex": (np.array([0j, 1j]), TypeError, "complex128"),
+    "strings": (np.array(["a", "b"]), TypeError, "<U1"),
+    "objects": (np.array([0, 1], object), TypeError, "object"),
+    "None": (None, (TypeError, ValueError), "labels"),
+    "one-hot objects": (np.eye(3)[:2].astype(object), TypeError, "object"),
+    "one-hot complex": (np.eye(3)[:2].astype(complex), TypeError, "complex128"),
+    "two ones": (np.array([[1, 0, 0], [1, 0, 1]]), ValueError, "sample 1 must hold a single 1"),
+    "no one": (np.array([[0, 0, 0], [1, 0, 0]]), ValueError, "sample 0 must hold a single 1"),
+    "soft": (np.array([[0.5, 0.5, 0], [1, 0, 0]]), ValueError, "sample 0 must hold a single 1"),
+    "NaN": (np.array([[1, np.nan, 0], [1, 0, 0]]), ValueError, "sample 0 must hold a single 1"),
+    "minus one": (np.array([[1, 1, -1], [1, 0, 0]]), ValueError, "sample 0 must hold a single 1"),
 }
+
+
+@pytest.mark.parametrize("case", LABELS)
+def test_bad_labels_are_refused(case):
+    t, exception, message = LABELS[case]
+    scores = np.ones((2, 3))
+    with pytest.raises(exception, match=message):
+        fastopt.SoftmaxWithLoss().forward(scores, t)
+    with pytest.raises(exception, match=message):
+        fastopt._net.count_correct(scores, t)
+    with pytest.raises(exception):
+        reference.SoftmaxWithLoss().forward(scores, t)
+
+
+def test_probabilities_that_were_changed_are_refused():
+    layer = fastopt.SoftmaxWithLoss()
+    layer.forward(np.ones((2, 3)), [0, 1])
+    with pytest.raises(AttributeError):
+        layer.y = np.ones((200_000, 3))
+    for other in (
+        np.ones((2, 4)),
+        np.ones((3, 3)),
+        np.ones(6),
+        np.ones((2, 3), "i1"),
+        np.ones((3, 2)).T,
+    ):
+        layer._y = other
+        with pytest.raises(ValueError, match="y was changed since forward"):
+            layer.backward()
+
+
+@both
+@pytest.mark.parametrize("shape", [(0, 3), (2, 0), (2,), (2, 3, 1)])
+def test_scores_of_another_shape_are_refused(package, shape):
+    with pytest.raises(ValueError, match=r"wants? \(N, C\)|no samples"):
+        package.SoftmaxWithLoss().forward(np.ones(shape), np.zeros(shape[:1], int))
 
 
 @both
@@ -259,7 +349,7 @@ def test_loss_refuses_and_stays_as_it_was(package, case):
     dx = layer.backward()
     bad_x, bad_t, exception = x, t, ValueError
     if case in LABELS:
-        bad_t, exception = LABELS[case]
+        bad_t, exception, _ = LABELS[case]
     elif case == "scores":
         bad_x = np.ones((2, 3, 1))
     elif case == "no scores":
@@ -279,7 +369,7 @@ def net_and_batch(package, dtype="float64"):
 BAD_BATCHES = {
     **{f"x of shape {shape}": (np.ones(shape), [0, 2], ValueError) for shape in X_SHAPES},
     **{name: (make(random(2, 4)), [0, 2], TypeError) for name, (make, _) in NOT_REAL.items()},
-    **{f"labels: {name}": (random(2, 4), *bad) for name, bad in LABELS.items()},
+    **{f"labels: {name}": (random(2, 4), *bad[:2]) for name, bad in LABELS.items()},
 }
 
 
@@ -389,7 +479,7 @@ def test_net_refuses_gradients_and_writes_nothing(package, case):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_inputs_of_nets_are_never_written(package, dtype, layout):
     net, x, t = net_and_batch(package, dtype)
-    given = {"x": layouts(x)[layout], "labels": t, "one-hot": np.eye(3, dtype=np.int8)[t]}
+    given = {"x": lay_out(x, layout), "labels": t, "one-hot": np.eye(3, dtype=np.int8)[t]}
     for array in (*given.values(), *net.params.values()):
         array.flags.writeable = False
     kept, kept_params = contents(given), contents(net.params)
@@ -412,7 +502,7 @@ def test_net_takes_parameters_of_any_layout(package, layout):
     net, x, t = net_and_batch(package)
     loss, want = net.loss(x, t), net.gradient(x, t)
     for key in ("W1", "W2"):
-        net.params[key] = layouts(net.params[key])[layout]
+        net.params[key] = lay_out(net.params[key], layout)
     assert net.loss(x, t) == pytest.approx(loss, rel=1e-12)
     out = net.gradient(x, t)
     for key, g in want.items():
@@ -814,7 +904,7 @@ def test_weight_decay_leaves_entries_alone_that_are_not_of_the_net(package):
 def test_sum_of_squares_refuses_what_is_no_matrix():
     for array in (np.ones(3), np.ones(()), np.ones((2, 2, 2))):
         with pytest.raises(ValueError, match="wants 2 dimensions"):
-            _layers.sum_of_squares(array)
+            _net.sum_of_squares(array)
 
 
 @both
@@ -874,4 +964,4 @@ def test_batch_that_no_memory_holds_leaves_the_net_working():
 def test_network_refuses_what_no_net_has():
     for sizes, dtype in (((5,), "f4"), ((), "f8"), ((5, 2), "i1")):
         with pytest.raises(ValueError, match="no net of"):
-            _layers.Network(sizes, "relu", dtype)
+            _net.Network(sizes, "relu", dtype)

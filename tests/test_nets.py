@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from helpers.arrays import assert_close
+from helpers.marks import both, every_dtype
 from numpy.testing import assert_allclose, assert_array_equal
-from optimizer_table import every_dtype, every_optimizer
+from optimizer_table import every_optimizer
 from scipy import special
-from test_layers import assert_close, both
 
 import fastopt
 from fastopt import reference

@@ -10,12 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from optimizer_table import TABLE
 
 import fastopt
 from fastopt import reference
 
 PUBLIC = {
-    "SGD", "Momentum", "Nesterov", "AdaGrad", "RMSprop", "Adam",
+    *(row.name for row in TABLE),
     "Affine", "Relu", "Sigmoid", "SoftmaxWithLoss", "Trainer", "MultiLayerNet", "TwoLayerNet",
     "numerical_gradient", "set_num_threads", "get_num_threads", "show_config",
     "set_flush_subnormals", "get_flush_subnormals",
@@ -59,7 +60,7 @@ def test_import_loads_neither_scipy_nor_what_draws():
 
 def test_fast_path_does_not_import_the_reference():
     out = run("import sys, fastopt; fastopt.MultiLayerNet; fastopt.datasets; print(*sys.modules)")
-    assert "fastopt._layers" in out
+    assert "fastopt._net" in out
     assert "fastopt.reference" not in out
 
 
@@ -67,10 +68,22 @@ def test_twins_do_not_use_the_compiled_kernels():
     for module in (reference.optimizers, reference.layers):
         used = {getattr(value, "__module__", None) for value in vars(module).values()}
         used |= {value.__name__ for value in vars(module).values() if inspect.ismodule(value)}
-        assert not {"fastopt._core", "fastopt._layers", "fastopt.layers"} & used
+        assert not {"fastopt._step", "fastopt._net", "fastopt.layers"} & used
 
 
-@pytest.mark.parametrize("name", ["_core", "_cpu", "_kernels_baseline", "_layers", "_pool"])
+# Each compiled module has a stub
+COMPILED = sorted(stub.stem for stub in Path(fastopt.__file__).parent.glob("_*.pyi"))
+
+
+def test_every_compiled_module_has_a_stub():
+    suffix = importlib.machinery.EXTENSION_SUFFIXES[0]
+    modules = {
+        path.name[: -len(suffix)] for path in Path(fastopt.__file__).parent.glob(f"*{suffix}")
+    }
+    assert modules - {"_kernels_avx2", "_kernels_avx512"} == {*COMPILED}
+
+
+@pytest.mark.parametrize("name", COMPILED)
 def test_compiled_modules_are_compiled(name):
     module = importlib.import_module(f"fastopt.{name}")
     assert module.__file__.endswith(tuple(importlib.machinery.EXTENSION_SUFFIXES))
@@ -109,9 +122,9 @@ def test_sources_that_were_not_compiled_say_what_to_do(tmp_path):
 
 
 def test_an_error_of_a_compiled_module_that_is_there_comes_through(tmp_path):
-    error = import_copy(tmp_path, "_core", "_cpu", "_kernels_baseline", "_layers", "_pool")
+    error = import_copy(tmp_path, *COMPILED)
     assert error.splitlines()[-1].startswith("ImportError: ")
-    assert "_core" in error.splitlines()[-1]
+    assert "_cpu" in error.splitlines()[-1]
     assert "not compiled" not in error
 
 

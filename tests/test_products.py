@@ -3,24 +3,19 @@
 Whose threads do them is tested here, too; what layers and nets are to their users is not.
 """
 
-import ctypes
 import functools
-import hashlib
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.marks import every_dtype
+from helpers.processes import run
+from helpers.products import arrays, blas_threads, products_of
 from numpy.testing import assert_array_equal
-from optimizer_table import every_dtype
-from test_instruction_sets import run
 
 import fastopt
-from fastopt import _blas, _instruction_sets, _layers
-
-# Around the widths of tiles and panels of all variants, past the depth that is summed up at once
-# and the rows that are packed at once
-SIZES = [*range(1, 10), 15, 16, 17, 24, 31, 33, 47, 48, 49, 97, 145, 192, 241, 399, 401, 810]
+from fastopt import _blas, _instruction_sets, _products
 
 
 @pytest.fixture(autouse=True)
@@ -30,66 +25,13 @@ def threads_as_before():
     fastopt.set_num_threads(before)
 
 
-def shapes():
-    """Yield N, D, M of layers: every size in each place, beside small and large ones."""
-    for size in SIZES:
-        yield from ((size, 7, 11), (3, size, 17), (10, 21, size), (size, size, 5))
-    yield from ((70, 401, 193), (250, 130, 401), (17, 49, 200), (241, 410, 150))
-
-
-def arrays(n, d, m, dtype, seed=0):
-    """Return x, W, b and dout of a layer."""
-    rng = np.random.default_rng(seed)
-    return [rng.standard_normal(shape).astype(dtype) for shape in ((n, d), (d, m), m, (n, m))]
-
-
-def cut(a):
-    """Return an equal array whose rows lie apart."""
-    wide = np.full((a.shape[0], a.shape[1] + 3), np.nan, a.dtype)
-    wide[:, 1:-2] = a
-    return wide[:, 1:-2]
-
-
-def products_of(x, W, b, dout):
-    """Return out, dx, dW and db."""
-    layer = fastopt.Affine(W, b)
-    out = layer.forward(x)
-    return out, layer.backward(dout), layer.dW, layer.db
-
-
-def check_all_sizes():
-    """Compare with NumPy in a wider type; print a digest of all bits; called in fresh interpreters.
-
-    A product of k numbers is k roundings off at the most, but for those of summing up.
-    """
-    digest = hashlib.sha1()
-    for dtype in ("f4", "f8"):
-        eps = np.finfo(dtype).eps
-        for n, d, m in shapes():
-            x, W, b, dout = arrays(n, d, m, dtype)
-            got = products_of(x, W, b, dout)
-            again = products_of(cut(x), np.asfortranarray(W), b, np.asfortranarray(dout))
-            again += products_of(np.asfortranarray(x), cut(W), b, cut(dout))
-            if not _layers.uses_blas:  # the same sums, whatever the layout
-                for one, other in zip(got + got, again, strict=True):
-                    assert_array_equal(one, other)
-            x, W, b, dout = (a.astype("f8" if dtype == "f4" else "g") for a in (x, W, b, dout))
-            want = (x @ W + b, dout @ W.T, x.T @ dout, dout.sum(axis=0))
-            bound = (abs(x) @ abs(W) + abs(b), abs(dout) @ abs(W.T), abs(x.T) @ abs(dout))
-            bound += (abs(dout).sum(axis=0),)
-            for ours, exact, scale in zip(got, want, bound, strict=True):
-                off = np.max(np.abs(ours - exact) / scale)
-                assert off <= 2 * eps * np.sqrt(max(n, d, m)) + eps, (n, d, m, dtype, off / eps)
-            for ours in got:
-                digest.update(np.ascontiguousarray(ours).tobytes())
-    print(_layers.uses_blas, digest.hexdigest())
-
-
 @functools.cache
 def all_sizes(variant):
     if variant not in _instruction_sets.available():
         pytest.skip(f"no {variant} on this machine or in this build")
-    done = run("import test_products as t; t.check_all_sizes()", FASTOPT_ISA=variant)
+    done = run(
+        "from helpers.products import check_all_sizes; check_all_sizes()", FASTOPT_ISA=variant
+    )
     assert done.stderr == ""
     return done.stdout.split()
 
@@ -105,7 +47,7 @@ def test_products_of_all_sizes(variant):
     assert (uses_blas == "True") == (not has_own_products(variant))
 
 
-own_products = pytest.mark.skipif(_layers.uses_blas, reason="products by BLAS promise no bits")
+own_products = pytest.mark.skipif(_products.uses_blas, reason="products by BLAS promise no bits")
 
 
 @own_products
@@ -220,12 +162,6 @@ print("scipy" in sys.modules)
         assert done.stdout.strip() == str(not has_own_products(variant)), done.stderr
 
 
-def blas_threads():
-    """Return the number of threads of the BLAS that scipy calls, or None if it can't be told."""
-    get, _ = _blas.thread_functions()
-    return ctypes.CFUNCTYPE(ctypes.c_int)(get)() if get else None
-
-
 needs_openblas = pytest.mark.skipif(blas_threads() is None, reason="scipy calls another BLAS")
 
 
@@ -252,7 +188,7 @@ def test_blas_has_one_thread_within_a_gradient_and_its_own_after_it(threads):
     code = f"""
 import threading, time, numpy as np, fastopt
 from threadpoolctl import threadpool_limits
-from test_products import blas_threads
+from helpers.products import blas_threads
 
 fastopt.set_num_threads({threads})
 net = fastopt.MultiLayerNet(240, [120, 80], 10, rng=0)
@@ -325,7 +261,7 @@ def test_child_that_was_forked_in_a_product_has_its_blas_threads():
     code = """
 import os, threading, time, warnings, numpy as np, fastopt
 from threadpoolctl import threadpool_limits
-from test_products import blas_threads
+from helpers.products import blas_threads
 
 warnings.simplefilter("ignore", DeprecationWarning)  # fork beside threads is what is tested
 net = fastopt.MultiLayerNet(400, [300, 200], 10, rng=0)
@@ -360,8 +296,8 @@ import numpy as np
 from fastopt import _blas
 _blas._PREFIXES = {prefixes}
 import fastopt
-from fastopt import _layers, _pool, reference
-assert _layers.uses_blas
+from fastopt import _pool, _products, reference
+assert _products.uses_blas
 fastopt.set_num_threads(2)
 x, t = np.random.default_rng(0).random((300, 400)), np.arange(300) % 10
 for dtype, atol in (("f8", 1e-12), ("f4", 1e-5)):

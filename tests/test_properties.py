@@ -15,11 +15,11 @@ import types
 from typing import Any, NamedTuple
 
 import numpy as np
+from helpers.arrays import PLAIN, WRITABLE, assert_same_bits, lay_out, over_many_magnitudes, root
+from helpers.errors import assert_unchanged, snapshot
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.testing import assert_array_equal
 from optimizer_table import every_optimizer
-from test_input_contract import assert_unchanged, snapshot
 
 import fastopt
 
@@ -28,8 +28,6 @@ SHAPES = [
     (), (0,), (1,), (2,), (5,), (8,), (17,), (300,), (2, 3), (3, 0), (1, 1), (4, 1), (7, 9),
     (2, 3, 4), (1, 5, 1), (2, 1, 2, 3), (2, 2, 1, 2, 2),
 ]  # fmt: skip
-LAYOUTS = ["C", "F", "sliced", "cut", "transposed", "backwards", "swapped", "unaligned"]
-PLAIN_LAYOUTS = ["C", "F"]  # what a step can recognise
 NUMBERS = {"float": float, "float32": np.float32, "float64": np.float64}
 VALUES = ["ordinary", "tiny", "huge", "special", "zero"]
 GRAD_DTYPES = ["float32", "float64"] * 4 + ["float16", "longdouble", "int8", "uint64", "bool"]
@@ -47,7 +45,9 @@ class Leaf(NamedTuple):
 
     def make(self):
         values = draw_values(self.shape, self.dtype, self.values, self.seed)
-        return values[()].item() if self.layout == "float" else lay_out(values, self.layout)
+        if self.layout in NUMBERS:
+            return values[()].item() if self.layout == "float" else values[()]
+        return lay_out(values, self.layout)
 
 
 def draw_values(shape, dtype, values, seed):
@@ -55,7 +55,7 @@ def draw_values(shape, dtype, values, seed):
     if np.dtype(dtype).kind != "f":
         return rng.integers(0, 100, shape).astype(dtype)
     info = np.finfo(dtype)
-    x = np.asarray(rng.standard_normal(shape) * 10.0 ** rng.integers(-6, 3, shape), dtype)
+    x = over_many_magnitudes(rng, shape, dtype)
     if values == "zero":
         return x * 0
     if values == "tiny":
@@ -69,34 +69,6 @@ def draw_values(shape, dtype, values, seed):
     return x
 
 
-def lay_out(values, layout):
-    """Return an array of equal values in memory of that layout; what is around it is 7."""
-    shape, dtype = values.shape, values.dtype
-    if layout in NUMBERS:
-        return values[()]
-    if layout == "F":
-        array = np.empty(shape, dtype, order="F")
-    elif layout == "sliced":
-        wide = np.full([2 * n + 1 for n in shape], 7, dtype)
-        array = wide[(..., *(slice(1, None, 2) for _ in shape))]
-    elif layout == "cut":
-        wide = np.full([n + 3 for n in shape], 7, dtype)
-        array = wide[(..., *(slice(1, n + 1) for n in shape))]
-    elif layout == "transposed":
-        array = np.empty(shape[::-1], dtype).T
-    elif layout == "backwards":
-        array = np.empty(shape, dtype)[(..., *(slice(None, None, -1) for _ in shape))]
-    elif layout == "swapped":
-        array = np.empty(shape, dtype.newbyteorder())
-    elif layout == "unaligned":
-        memory = np.full(values.nbytes + 1, 7, np.uint8)
-        array = memory[1:].view(dtype).reshape(shape)
-    else:
-        array = np.empty(shape, dtype)
-    array[...] = values
-    return array
-
-
 any_shape = st.sampled_from(SHAPES)
 
 
@@ -104,7 +76,7 @@ any_shape = st.sampled_from(SHAPES)
 def leaves(draw, plain, shapes=any_shape):
     """Draw a parameter: an array, or sometimes a plain number unless all are to be plain arrays."""
     shape, dtype = draw(shapes), draw(st.sampled_from(["float32", "float64"]))
-    layout = draw(st.sampled_from(PLAIN_LAYOUTS if plain else LAYOUTS))
+    layout = draw(st.sampled_from(PLAIN if plain else WRITABLE))
     if shape == () and not plain and draw(st.booleans()):
         layout = draw(st.sampled_from([*NUMBERS]))
         dtype = "float32" if layout == "float32" else "float64"
@@ -121,30 +93,11 @@ def gradients(draw, plain, p, may_be_none=True):
     layout = "C" if not isinstance(p, np.ndarray) or p.flags.c_contiguous else "F"
     if not plain:
         dtype = draw(st.sampled_from([dtype, *GRAD_DTYPES]))
-        layout = draw(st.sampled_from(LAYOUTS))
+        layout = draw(st.sampled_from(WRITABLE))
         if np.shape(p) == () and dtype == "float64" and draw(st.booleans()):
             layout = "float"
     values, seed = draw(st.sampled_from(["ordinary"] * 6 + VALUES)), draw(st.integers(0, 2**32))
     return Leaf(np.shape(p), dtype, layout, values, seed)
-
-
-def root(array):
-    """Return the array that owns the memory."""
-    while isinstance(array.base, np.ndarray):
-        array = array.base
-    return array
-
-
-def assert_same_bits(ours, theirs, what):
-    """Check equality of type, shape, dtype, values and signs of zeros; NaN is NaN."""
-    assert type(ours) is type(theirs), what
-    if ours is None:
-        return
-    ours, theirs = np.asarray(ours), np.asarray(theirs)
-    assert_array_equal(ours, theirs, err_msg=str(what), strict=True)
-    if ours.dtype.kind == "f":
-        signs = [np.signbit(a) & ~np.isnan(a) for a in (ours, theirs)]
-        assert_array_equal(*signs, err_msg=f"signs of zeros of {what}")
 
 
 class World:
@@ -156,7 +109,7 @@ class World:
         self.grads: dict[Any, Any] = {}
 
     def states(self):
-        return {name: getattr(self.optimizer, name) for name in self.optimizer._state_names}
+        return {name: getattr(self.optimizer, name) for name in self.optimizer._states}
 
     def gradient_bytes(self):
         """Return the bytes of all gradients that are not parameters, too."""
@@ -322,7 +275,7 @@ def replace_optimizer(history):
 
 def lay_states_out(history):
     """Put a state into memory of another layout, as one that was loaded may be."""
-    key, layout = history.draw_key(), history.draw(st.sampled_from(LAYOUTS))
+    key, layout = history.draw_key(), history.draw(st.sampled_from(WRITABLE))
     for world in history.worlds:
         for states in world.states().values():
             if key in states:

@@ -17,8 +17,8 @@ import time
 
 import numpy as np
 import pytest
+from helpers.processes import may_warn_of_fork, needs_fork, run, status_of_child
 from numpy.testing import assert_array_equal
-from test_instruction_sets import run
 
 import fastopt
 from fastopt import _pool, _threads, reference
@@ -42,24 +42,6 @@ def train(cls, seed, steps=20, size=LARGE):
     for _ in range(steps):
         optimizer.update(params, grads)
     return params["p"]
-
-
-def status_of_child(work):
-    """Call something in a forked child; return the child's exit status, negative if it hung."""
-    pid = os.fork()
-    if pid == 0:
-        signal.alarm(60)
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-may_warn_of_fork = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
 def test_settings():

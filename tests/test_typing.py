@@ -12,7 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from test_docs import ROOT, blocks
+from helpers.pages import README, ROOT, blocks
+from optimizer_table import TABLE
 
 import fastopt
 
@@ -37,9 +38,8 @@ def train(optimizer: Optimizer, params: Params, grads: Grads) -> float:
 
 params, grads = {"w": np.ones(3), "b": 0.5}, {"w": np.ones(3), "b": 1}
 for optimizer in (
-    fastopt.SGD(), fastopt.Momentum(), fastopt.Nesterov(), AdaGrad(), fastopt.RMSprop(),
-    fastopt.Adam(), reference.SGD(), reference.Momentum(), reference.Nesterov(),
-    reference.AdaGrad(), reference.RMSprop(), reference.Adam(),
+    AdaGrad(),
+    EVERY_OPTIMIZER,
 ):
     train(optimizer, params, grads)
 
@@ -96,7 +96,9 @@ trainer = Trainer(Line(3), fastopt.Momentum(), callbacks=[halve, slow])
 trainer.optimizer.momentum = 0.5
 history: dict[str, list[Any]] = trainer.fit(np.ones((4, 3)), np.ones(4), epochs=1)
 fastopt.experiments.trajectory(fastopt.SGD())
-"""
+""".replace(
+    "EVERY_OPTIMIZER", ", ".join(f"fastopt.{row.name}(), reference.{row.name}()" for row in TABLE)
+)
 
 MISTAKES = """
 import numpy as np
@@ -158,7 +160,7 @@ def errors(tmp_path_factory):
     """Run mypy once over everything; return the errors by file and line."""
     folder = tmp_path_factory.mktemp("typing")
     sources = {"program": PROGRAM, "mistakes": MISTAKES}
-    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+    for path in (README, *sorted((ROOT / "docs").glob("*.md"))):
         if path.is_file():
             sources["page_" + re.sub(r"\W", "_", path.stem)] = page_source(path)
     for name, source in sources.items():
@@ -192,7 +194,7 @@ def test_examples_of_the_pages_pass(errors):
     pages = {name: found for name, found in errors.items() if name.startswith("page_")}
     wrong = {name: found for name, found in pages.items() if found}
     assert not wrong, "\n".join(f"{name}: {each}" for name, each in wrong.items())
-    assert pages or not (ROOT / "README.md").is_file()
+    assert pages or not README.is_file()
 
 
 def test_every_mistake_is_found(errors):

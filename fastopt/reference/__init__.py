@@ -5,23 +5,15 @@ They are the documentation of the mathematics. Parameters, attributes and errors
 the classes of `fastopt`.
 """
 
-from fastopt._numerical_gradient import numerical_gradient
-from fastopt.reference.layers import Affine, Relu, Sigmoid, SoftmaxWithLoss
-from fastopt.reference.nets import MultiLayerNet, TwoLayerNet
-from fastopt.reference.optimizers import SGD, AdaGrad, Adam, Momentum, Nesterov, RMSprop
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "SGD",
-    "AdaGrad",
-    "Adam",
-    "Affine",
-    "Momentum",
-    "MultiLayerNet",
-    "Nesterov",
-    "RMSprop",
-    "Relu",
-    "Sigmoid",
-    "SoftmaxWithLoss",
-    "TwoLayerNet",
-    "numerical_gradient",
-]
+from fastopt._numerical_gradient import numerical_gradient as numerical_gradient
+from fastopt.reference import layers as _layers
+from fastopt.reference import nets as _nets
+from fastopt.reference import optimizers as _optimizers
+from fastopt.reference.layers import *
+from fastopt.reference.nets import *
+from fastopt.reference.optimizers import *
+
+if not TYPE_CHECKING:  # a type checker would want them written out
+    __all__ = [*_optimizers.__all__, *_layers.__all__, *_nets.__all__, "numerical_gradient"]

@@ -11,16 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastopt._net import is_array, name_of
+from fastopt._contract import is_array, name_of
 
 __all__ = [
     "Affine",
     "Relu",
     "Sigmoid",
     "SoftmaxWithLoss",
-    "add_weight_decay",
-    "count_correct",
-    "sum_of_squares",
 ]
 
 Array = NDArray[Any]

@@ -1,4 +1,4 @@
-"""The nets on the NumPy layers; parameters, documentation and checks are in `fastopt._net`."""
+"""The nets on the NumPy layers; parameters, documentation and checks are in `fastopt._net_base`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastopt import _net
+from fastopt import _contract, _net_base
 from fastopt.reference import layers
 
 __all__ = ["MultiLayerNet", "TwoLayerNet"]
@@ -15,7 +15,7 @@ __all__ = ["MultiLayerNet", "TwoLayerNet"]
 Array = NDArray[Any]
 
 
-class MultiLayerNet(_net.MultiLayerNet):
+class MultiLayerNet(_net_base.MultiLayerNet):
     """Twin of `fastopt.MultiLayerNet`: the same net on the NumPy layers."""
 
     def _build(self, sizes: list[int], activation: str) -> None:
@@ -41,7 +41,7 @@ class MultiLayerNet(_net.MultiLayerNet):
     ) -> float:
         self._use_params()
         x = np.asarray(x)
-        _net.check_outputs(grads, self.params, x, self._shapes, self.dtype)
+        _contract.check_outputs(grads, self.params, x, self._shapes, self.dtype)
         loss = self._cross_entropy(x, t, batch)
         dout = self._last.backward()
         for i in reversed(range(len(self._affines))):
@@ -56,7 +56,7 @@ class MultiLayerNet(_net.MultiLayerNet):
     def _use_params(self) -> None:
         """Hand the layers what `params` holds now, so that a replaced entry is never ignored."""
         for key, shape in self._shapes.items():
-            _net.check_parameter(self.params, key, shape, self.dtype)
+            _contract.check_parameter(self.params, key, shape, self.dtype)
         for i, affine in enumerate(self._affines, start=1):
             affine.W, affine.b = self.params[f"W{i}"], self.params[f"b{i}"]
 
@@ -67,7 +67,7 @@ class MultiLayerNet(_net.MultiLayerNet):
         return layers.count_correct(scores, t)
 
 
-class TwoLayerNet(_net.TwoLayerNet, MultiLayerNet):
+class TwoLayerNet(_net_base.TwoLayerNet, MultiLayerNet):
     """Twin of `fastopt.TwoLayerNet`: the same net on the NumPy layers."""
 
 

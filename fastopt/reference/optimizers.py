@@ -1,21 +1,24 @@
 """The optimizers in NumPy: the mathematics as it is read, and the oracle for the compiled kernels.
 
-Nothing here is fast, and nothing compiled is used. A rule is one method on one parameter; the
-base class holds what all share: which inputs are accepted, and that all is checked before the
-first write.
+Nothing here is fast, and nothing compiled is used. What an optimizer is, is declared beside the
+compiled class; a rule is one method on one parameter. The base class holds what all share: which
+inputs are accepted, and that all is checked before the first write.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastopt._hyperparameters import EPS, Hyperparameters, count, fraction, non_negative
+from fastopt._checks import count
+from fastopt.optimizers._declared import Coefficients, Declared, internal
+from fastopt.optimizers.adam import AdamSettings
+from fastopt.optimizers.adaptive import AdaGradSettings, RMSpropSettings
+from fastopt.optimizers.descent import MomentumSettings, NesterovSettings, SGDSettings
 
 __all__ = ["SGD", "AdaGrad", "Adam", "Momentum", "Nesterov", "RMSprop"]
 
@@ -35,15 +38,14 @@ class _Entry(NamedTuple):
         return self._replace(p=self.p.copy(), state=tuple(s.copy() for s in self.state))
 
 
-class _Optimizer(Hyperparameters):
-    """A step over a mapping of parameters; a subclass gives the state's names and the rule."""
+class _Twin(Declared):
+    """A step over a mapping of parameters; a subclass gives the rule."""
 
-    _rule: Callable[..., None]
-    """_rule(p, g, *state, cast=…) updates p and its state in place; cast rounds a coefficient."""
+    iter: int = internal(0)
+    """Steps completed."""
 
-    def __init__(self) -> None:
-        for name in self._state_names:
-            setattr(self, name, {})
+    _rule: ClassVar[Callable[..., None]]
+    """_rule(p, g, *states, *coefficients) updates p and its states in place."""
 
     def update(self, params: MutableMapping[Any, Any], grads: Mapping[Any, Any]) -> None:
         """Take one step: change every parameter in place along its gradient.
@@ -63,22 +65,30 @@ class _Optimizer(Hyperparameters):
         entries = self._entries(params, grads)
         numbers = [entry for entry in entries if not isinstance(params[entry.key], np.ndarray)]
         arrays = [entry for entry in entries if isinstance(params[entry.key], np.ndarray)]
-        with np.errstate(all="ignore"):  # NaN and infinity are results here, not accidents
-            updated = [entry.copied() for entry in numbers]
-            for entry in updated:
-                self._rule(entry.p, entry.g, *entry.state, cast=entry.p.dtype.type)
-            self._enter(params, updated, entries)  # what may be refused, before the rest
-            for entry in arrays:
-                self._rule(entry.p, entry.g, *entry.state, cast=entry.p.dtype.type)
+        t = count("iter", self.iter + 1)
+        coefficients, scalars = self._coefficients(t), self._next_scalars(t)
+        updated = [entry.copied() for entry in numbers]
+        self._apply(updated, coefficients)
+        self._enter(params, updated, entries)  # what may be refused, before the rest
+        self._apply(arrays, coefficients)
         for entry, new in zip(numbers, updated, strict=True):
             for s, new_s in zip(entry.state, new.state, strict=True):
                 s[...] = new_s
+        self.iter = t
+        for name, number in scalars.items():
+            self._put(name, number)
+
+    def _apply(self, entries: list[_Entry], coefficients: Coefficients) -> None:
+        """Take entries through the rule, each coefficient rounded once to the entry's dtype."""
+        with np.errstate(all="ignore"):  # NaN and infinity are results here, not accidents
+            for _, p, g, state in entries:
+                self._rule(p, g, *state, *map(p.dtype.type, coefficients))
 
     def _enter(
         self, params: MutableMapping[Any, Any], numbers: list[_Entry], entries: list[_Entry]
     ) -> None:
         """Enter new states and replace plain numbers; take all back if a mapping refuses one."""
-        states = [getattr(self, name) for name in self._state_names]
+        states = [getattr(self, name) for name in self._states]
         sizes = [len(state) for state in states]
         before = {entry.key: params[entry.key] for entry in numbers}
         try:
@@ -114,14 +124,14 @@ class _Optimizer(Hyperparameters):
         return entries
 
     def _state_of(self, key: Any, p: Array) -> tuple[Array, ...]:
-        """Return the state arrays of one parameter, zeros where it is new."""
+        """Return the state arrays of one parameter, new ones where it has none."""
         arrays = tuple(
             getattr(self, name)[key]
             if key in getattr(self, name)
-            else np.zeros_like(p, dtype=p.dtype.type, subok=False)  # in native byte order
-            for name in self._state_names
+            else self._new_state(name, key, p)
+            for name in self._states
         )
-        for name, s in zip(self._state_names, arrays, strict=True):
+        for name, s in zip(self._states, arrays, strict=True):
             if not isinstance(s, np.ndarray) or isinstance(s, np.ma.MaskedArray):
                 raise TypeError(f"state {name}[{key!r}] must be an array, got {type(s).__name__}")
             if s.shape != p.shape or s.dtype.type is not p.dtype.type:
@@ -131,6 +141,12 @@ class _Optimizer(Hyperparameters):
             if not s.flags.writeable:
                 raise ValueError(f"state {name}[{key!r}] is read-only")
         return arrays
+
+    def _new_state(self, name: str, key: Any, p: Array) -> Array:
+        state = np.zeros_like(p, dtype=p.dtype.type, subok=False)  # in native byte order
+        begins = self._beginning_of(name, key)
+        state[...] = p if begins is None else begins
+        return state
 
 
 def _parameter(key: Any, value: Any) -> Array:
@@ -157,112 +173,63 @@ def _gradient(key: Any, value: Any, p: Array) -> Array:
         return g.astype(p.dtype, copy=False)
 
 
-class SGD(_Optimizer):
+class SGD(SGDSettings, _Twin):
     """Twin of `fastopt.SGD`, bit for bit: p -= lr·g."""
 
-    _checks = {"lr": non_negative}
-
-    def __init__(self, lr: float = 0.01) -> None:
-        super().__init__()
-        self.lr = lr
-
-    def _rule(self, p: Array, g: Array, *, cast: Callable[[float], Any]) -> None:
-        p -= cast(self.lr) * g
+    def _rule(self, p: Array, g: Array, lr: Any) -> None:
+        p -= lr * g
 
 
-class Momentum(_Optimizer):
+class Momentum(MomentumSettings, _Twin):
     """Twin of `fastopt.Momentum`, bit for bit: v = momentum·v - lr·g; p += v."""
 
-    _checks = {"lr": non_negative, "momentum": fraction}
-    _state_names = ("v",)
-    v: dict[Any, Array]
-
-    def __init__(self, lr: float = 0.01, momentum: float = 0.9) -> None:
-        super().__init__()
-        self.lr, self.momentum = lr, momentum
-
-    def _rule(self, p: Array, g: Array, v: Array, *, cast: Callable[[float], Any]) -> None:
-        lr, momentum = cast(self.lr), cast(self.momentum)
+    def _rule(self, p: Array, g: Array, v: Array, lr: Any, momentum: Any) -> None:
         v[...] = momentum * v - lr * g
         p += v
 
 
-class Nesterov(Momentum):
+class Nesterov(NesterovSettings, _Twin):
     """Twin of `fastopt.Nesterov`, bit for bit: v = momentum·v - lr·g; p += momentum·v - lr·g."""
 
-    def _rule(self, p: Array, g: Array, v: Array, *, cast: Callable[[float], Any]) -> None:
-        lr, momentum = cast(self.lr), cast(self.momentum)
+    def _rule(self, p: Array, g: Array, v: Array, lr: Any, momentum: Any) -> None:
         v[...] = momentum * v - lr * g
         p += momentum * v - lr * g
 
 
-class AdaGrad(_Optimizer):
+class AdaGrad(AdaGradSettings, _Twin):
     """Twin of `fastopt.AdaGrad`, bit for bit: h += g·g; p -= lr·g / (√h + eps)."""
 
-    _checks = {"lr": non_negative}
-    _state_names = ("h",)
-    h: dict[Any, Array]
-
-    def __init__(self, lr: float = 0.01) -> None:
-        super().__init__()
-        self.lr = lr
-
-    def _rule(self, p: Array, g: Array, h: Array, *, cast: Callable[[float], Any]) -> None:
+    def _rule(self, p: Array, g: Array, h: Array, lr: Any, eps: Any) -> None:
         h += g * g
-        p -= cast(self.lr) * g / (np.sqrt(h) + cast(EPS))
+        p -= lr * g / (np.sqrt(h) + eps)
 
 
-class RMSprop(_Optimizer):
+class RMSprop(RMSpropSettings, _Twin):
     """Twin of `fastopt.RMSprop`, bit for bit.
 
     h = decay_rate·h; h += (1-decay_rate)·g·g; p -= lr·g / (√h + eps).
     """
 
-    _checks = {"lr": non_negative, "decay_rate": fraction}
-    _state_names = ("h",)
-    h: dict[Any, Array]
-
-    def __init__(self, lr: float = 0.01, decay_rate: float = 0.99) -> None:
-        super().__init__()
-        self.lr, self.decay_rate = lr, decay_rate
-
-    def _rule(self, p: Array, g: Array, h: Array, *, cast: Callable[[float], Any]) -> None:
-        h *= cast(self.decay_rate)
-        h += cast(1.0 - self.decay_rate) * g * g
-        p -= cast(self.lr) * g / (np.sqrt(h) + cast(EPS))
+    def _rule(
+        self, p: Array, g: Array, h: Array,
+        lr: Any, decay_rate: Any, one_minus_decay_rate: Any, eps: Any,
+    ) -> None:  # fmt: skip
+        h *= decay_rate
+        h += one_minus_decay_rate * g * g
+        p -= lr * g / (np.sqrt(h) + eps)
 
 
-class Adam(_Optimizer):
+class Adam(AdamSettings, _Twin):
     """Twin of `fastopt.Adam`, bit for bit.
 
     iter += 1; lr_t = lr·√(1-beta2^iter)/(1-beta1^iter); m += (1-beta1)(g-m);
     v += (1-beta2)(g²-v); p -= lr_t·m / (√v + eps).
     """
 
-    _checks = {"lr": non_negative, "beta1": fraction, "beta2": fraction, "iter": count}
-    _state_names = ("m", "v")
-    m: dict[Any, Array]
-    v: dict[Any, Array]
-
-    def __init__(self, lr: float = 0.001, beta1: float = 0.9, beta2: float = 0.999) -> None:
-        super().__init__()
-        self.lr, self.beta1, self.beta2 = lr, beta1, beta2
-        self.iter = 0
-
-    def update(self, params: MutableMapping[Any, Any], grads: Mapping[Any, Any]) -> None:
-        """Take one step, as every optimizer, and count it."""
-        self.iter += 1
-        try:
-            super().update(params, grads)
-        except BaseException:
-            self.iter -= 1  # an error leaves the counter as it was, too
-            raise
-
     def _rule(
-        self, p: Array, g: Array, m: Array, v: Array, *, cast: Callable[[float], Any]
-    ) -> None:
-        iter = self.iter
-        lr_t = cast(self.lr * math.sqrt(1.0 - self.beta2**iter) / (1.0 - self.beta1**iter))
-        m += cast(1.0 - self.beta1) * (g - m)
-        v += cast(1.0 - self.beta2) * (g * g - v)
-        p -= lr_t * m / (np.sqrt(v) + cast(EPS))
+        self, p: Array, g: Array, m: Array, v: Array,
+        lr_t: Any, one_minus_beta1: Any, one_minus_beta2: Any, eps: Any,
+    ) -> None:  # fmt: skip
+        m += one_minus_beta1 * (g - m)
+        v += one_minus_beta2 * (g * g - v)
+        p -= lr_t * m / (np.sqrt(v) + eps)

@@ -1,0 +1,2 @@
+# The kernels for any processor of the architecture; nothing but the include belongs here.
+include "kernels/kernels.pxi"

@@ -1,0 +1,79 @@
+/* Matrix products for the instruction set that a kernels' module is compiled for: how wide its
+   registers are, and how it multiplies and adds. The algorithm is in product_kernel.h, included here for
+   each dtype. In the baseline, on processors other than x86-64, and where the compiler has no vectors
+   (Visual C++), HAS_PRODUCTS is 0 and BLAS does the products.
+
+   Fused multiply-add is asked for by name, in products alone: compilers may not contract (setup.py). */
+
+#ifndef FASTOPT_PRODUCTS_H
+#define FASTOPT_PRODUCTS_H
+
+/* FASTOPT_VARIANT: defined for all kernels but the baseline's (setup.py), whatever CFLAGS allow */
+#if !defined(FASTOPT_VARIANT) || !(defined(__GNUC__) || defined(__clang__))
+  #define HAS_PRODUCTS 0
+#elif defined(__AVX512F__)
+  #define HAS_PRODUCTS 1
+  #define VECTOR_BYTES 64
+  #define TILE_ROWS 8     /* 24 of 32 registers hold sums, 3 a row of b, 1 an element of a */
+  #define TILE_VECTORS 3
+#elif defined(__AVX2__) && defined(__FMA__)
+  #define HAS_PRODUCTS 1
+  #define VECTOR_BYTES 32
+  #define TILE_ROWS 6     /* 12 of 16 registers hold sums, 2 a row of b, 1 an element of a */
+  #define TILE_VECTORS 2
+#else
+  #define HAS_PRODUCTS 0
+#endif
+
+#if HAS_PRODUCTS
+
+#include <immintrin.h>
+#include <string.h>
+
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+#define UNROLLED _Pragma("GCC unroll 16")
+
+/* Elements of a sum that are added up in registers before they are added to c: what they are
+   multiplied with, a panel of b, then stays in a core's own cache. The same for every instruction
+   set, for the bits of a product depend on it and on nothing else. */
+#define MAX_DEPTH 400
+/* Rows of a that are packed at a time, where it is packed */
+#define MAX_PACKED_ROWS 240
+/* Rows of c up to which it does not pay to copy b */
+#define MAX_ROWS_IN_PLACE (2 * TILE_ROWS)
+/* Panels of b from which on it pays to pack a */
+#define MIN_PANELS_TO_PACK 4
+
+#define REAL float
+#define NAME(name) name##_float
+#if VECTOR_BYTES == 64
+  #define MULTIPLY_ADD(x, y, z) _mm512_fmadd_ps(x, y, z)
+#else
+  #define MULTIPLY_ADD(x, y, z) _mm256_fmadd_ps(x, y, z)
+#endif
+#include "product_kernel.h"
+#undef REAL
+#undef NAME
+#undef MULTIPLY_ADD
+
+#define REAL double
+#define NAME(name) name##_double
+#if VECTOR_BYTES == 64
+  #define MULTIPLY_ADD(x, y, z) _mm512_fmadd_pd(x, y, z)
+#else
+  #define MULTIPLY_ADD(x, y, z) _mm256_fmadd_pd(x, y, z)
+#endif
+#include "product_kernel.h"
+#undef REAL
+#undef NAME
+#undef MULTIPLY_ADD
+
+#else
+
+#define product_float NULL
+#define product_double NULL
+#define product_scratch_float NULL
+#define product_scratch_double NULL
+
+#endif
+#endif

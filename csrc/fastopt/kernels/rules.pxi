@@ -1,0 +1,121 @@
+# The optimizers' formulas, each written once: one function a rule, its loop over one contiguous
+# chunk, and beside it its row in the table. Nothing here knows of Python, threads or instruction
+# sets; the order of operations is that of fastopt/reference/optimizers.py, and bit-for-bit equality
+# rests on it.
+#
+# c: coefficients, computed in double and rounded once to the dtype of the arrays
+# n: length of the chunk
+# a: the operands: p, the parameters, updated; g, the gradients, only read; the rest, state, updated
+#
+# The row names coefficients and operands in their order; Python reads these names.
+#
+# A rule reads all of an element before it writes any: large arrays start at the same offset within
+# a page, so a load can falsely appear to depend on an earlier store 4096 bytes away (4K aliasing).
+
+from cython cimport floating
+from libc.math cimport sqrt, sqrtf
+
+
+cdef inline floating root(floating x) noexcept nogil:
+    if floating is float:
+        return sqrtf(x)
+    else:
+        return sqrt(x)
+
+
+cdef void sgd(const double* c, Py_ssize_t n, floating** a) noexcept nogil:
+    cdef floating lr = <floating> c[0]
+    cdef floating* p = a[0]
+    cdef const floating* g = a[1]
+    cdef Py_ssize_t i
+    for i in range(n):
+        p[i] = p[i] - lr * g[i]
+
+declare("sgd", "lr", "p g", sgd[float], sgd[double])
+
+
+cdef void momentum(const double* c, Py_ssize_t n, floating** a) noexcept nogil:
+    cdef floating lr = <floating> c[0], momentum = <floating> c[1]
+    cdef floating* p = a[0]
+    cdef const floating* g = a[1]
+    cdef floating* v = a[2]
+    cdef floating p_i, g_i, v_i
+    cdef Py_ssize_t i
+    for i in range(n):
+        p_i, g_i, v_i = p[i], g[i], v[i]
+        v_i = momentum * v_i - lr * g_i
+        p_i = p_i + v_i
+        p[i], v[i] = p_i, v_i
+
+declare("momentum", "lr momentum", "p g v", momentum[float], momentum[double])
+
+
+cdef void nesterov(const double* c, Py_ssize_t n, floating** a) noexcept nogil:
+    cdef floating lr = <floating> c[0], momentum = <floating> c[1]
+    cdef floating* p = a[0]
+    cdef const floating* g = a[1]
+    cdef floating* v = a[2]
+    cdef floating p_i, g_i, v_i
+    cdef Py_ssize_t i
+    for i in range(n):
+        p_i, g_i, v_i = p[i], g[i], v[i]
+        v_i = momentum * v_i - lr * g_i
+        p_i = p_i + (momentum * v_i - lr * g_i)
+        p[i], v[i] = p_i, v_i
+
+declare("nesterov", "lr momentum", "p g v", nesterov[float], nesterov[double])
+
+
+cdef void adagrad(const double* c, Py_ssize_t n, floating** a) noexcept nogil:
+    cdef floating lr = <floating> c[0], eps = <floating> c[1]
+    cdef floating* p = a[0]
+    cdef const floating* g = a[1]
+    cdef floating* h = a[2]
+    cdef floating p_i, g_i, h_i
+    cdef Py_ssize_t i
+    for i in range(n):
+        p_i, g_i, h_i = p[i], g[i], h[i]
+        h_i = h_i + g_i * g_i
+        p_i = p_i - lr * g_i / (root(h_i) + eps)
+        p[i], h[i] = p_i, h_i
+
+declare("adagrad", "lr eps", "p g h", adagrad[float], adagrad[double])
+
+
+cdef void rmsprop(const double* c, Py_ssize_t n, floating** a) noexcept nogil:
+    cdef floating lr = <floating> c[0], decay_rate = <floating> c[1]
+    cdef floating one_minus_decay_rate = <floating> c[2], eps = <floating> c[3]
+    cdef floating* p = a[0]
+    cdef const floating* g = a[1]
+    cdef floating* h = a[2]
+    cdef floating p_i, g_i, h_i
+    cdef Py_ssize_t i
+    for i in range(n):
+        p_i, g_i, h_i = p[i], g[i], h[i]
+        h_i = decay_rate * h_i
+        h_i = h_i + one_minus_decay_rate * g_i * g_i
+        p_i = p_i - lr * g_i / (root(h_i) + eps)
+        p[i], h[i] = p_i, h_i
+
+declare(
+    "rmsprop", "lr decay_rate one_minus_decay_rate eps", "p g h", rmsprop[float], rmsprop[double]
+)
+
+
+cdef void adam(const double* c, Py_ssize_t n, floating** a) noexcept nogil:
+    cdef floating lr_t = <floating> c[0], one_minus_beta1 = <floating> c[1]
+    cdef floating one_minus_beta2 = <floating> c[2], eps = <floating> c[3]
+    cdef floating* p = a[0]
+    cdef const floating* g = a[1]
+    cdef floating* m = a[2]
+    cdef floating* v = a[3]
+    cdef floating p_i, g_i, m_i, v_i
+    cdef Py_ssize_t i
+    for i in range(n):
+        p_i, g_i, m_i, v_i = p[i], g[i], m[i], v[i]
+        m_i = m_i + one_minus_beta1 * (g_i - m_i)
+        v_i = v_i + one_minus_beta2 * (g_i * g_i - v_i)
+        p_i = p_i - lr_t * m_i / (root(v_i) + eps)
+        p[i], m[i], v[i] = p_i, m_i, v_i
+
+declare("adam", "lr_t one_minus_beta1 one_minus_beta2 eps", "p g m v", adam[float], adam[double])

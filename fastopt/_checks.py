@@ -1,0 +1,61 @@
+"""Checks of numbers that users set: hyper-parameters, standard deviations, counters.
+
+What they are for does not belong here.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+__all__ = ["MAX_COUNT", "count", "fraction", "non_negative"]
+
+MAX_COUNT = 2.0**53 - 1.0
+"""The most steps that can be counted: from 2⁵³ on floats skip some whole numbers."""
+
+
+def _as_float(name: str, value: Any) -> float:
+    """Return a number or 0-d array as a Python float; text, bytes and bools are refused."""
+    if _is_number(value):
+        try:
+            return float(value)
+        except OverflowError:
+            return math.inf  # an integer beyond all floats
+        except (TypeError, ValueError):
+            pass
+    raise TypeError(f"{name} must be a number, got {value!r}")
+
+
+def _is_number(value: Any) -> bool:
+    """Return whether a value is a number by its type; `float` would also read text and buffers."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.ndim == 0 and value.dtype.kind in "fiu"
+    if isinstance(value, bool):
+        return False
+    return hasattr(type(value), "__float__") or hasattr(type(value), "__index__")
+
+
+def non_negative(name: str, value: Any) -> float:
+    """Accept a finite number ≥ 0."""
+    number = _as_float(name, value)
+    if not 0.0 <= number < math.inf:
+        raise ValueError(f"{name} must be finite and at least 0, got {value!r}")
+    return number
+
+
+def fraction(name: str, value: Any) -> float:
+    """Accept a number in [0, 1)."""
+    number = _as_float(name, value)
+    if not 0.0 <= number < 1.0:
+        raise ValueError(f"{name} must be at least 0 and less than 1, got {value!r}")
+    return number
+
+
+def count(name: str, value: Any) -> int:
+    """Accept a whole number from 0 to `MAX_COUNT`."""
+    number = _as_float(name, value)
+    if not (0.0 <= number <= MAX_COUNT and number.is_integer()):
+        raise ValueError(f"{name} must be a whole number from 0 to 2**53 - 1, got {value!r}")
+    return int(number)

@@ -1,0 +1,78 @@
+"""What a net's parameters and gradients must be: the checks that compiled nets and twins share.
+
+Imports nothing compiled, for the compiled modules import it; samples, labels and row numbers are
+checked by each for itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeGuard
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+def parameter_shapes(sizes: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the parameters of a net, by key: W1, b1, and so on."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes), start=1):
+        shapes[f"W{i}"] = (fan_in, fan_out)
+        shapes[f"b{i}"] = (fan_out,)
+    return shapes
+
+
+def is_array(x: object) -> TypeGuard[Array]:
+    """Tell whether an object is an array by its type: isinstance believes what `__class__` says."""
+    return issubclass(type(x), np.ndarray)
+
+
+def name_of(x: object) -> str:
+    """Return what an error message calls an object: the dtype of an array, else its type."""
+    return str(x.dtype) if is_array(x) else type(x).__name__
+
+
+def check_parameter(
+    params: Mapping[str, Array], key: str, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> None:
+    """Raise KeyError, TypeError or ValueError if a parameter is not what the net was built for."""
+    if key not in params:
+        raise KeyError(f"params has no array {key!r}")
+    p = params[key]
+    if not is_array(p) or p.dtype.type is not dtype.type:
+        raise TypeError(f"parameter {key!r} must be a {dtype} array, got {name_of(p)}")
+    if p.shape != shape:
+        raise ValueError(f"parameter {key!r} has shape {p.shape}, the net wants {shape}")
+
+
+def check_outputs(
+    out: Mapping[str, Array],
+    params: Mapping[str, Array],
+    x: Array,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: np.dtype[Any],
+) -> None:
+    """Raise KeyError, TypeError or ValueError if gradients can't be written into arrays."""
+    if not issubclass(type(out), dict):
+        raise TypeError(f"out must be a dict of arrays, got {type(out).__name__}")
+    for key, shape in shapes.items():
+        if key not in out:
+            raise KeyError(f"out has no array {key!r}")
+        array = out[key]
+        if not is_array(array) or array.dtype != dtype:
+            raise TypeError(f"out[{key!r}] must be a {dtype} array, got {name_of(array)}")
+        if array.shape != shape:
+            raise ValueError(f"out[{key!r}] has shape {array.shape}, wants {shape}")
+        if not array.flags.carray:
+            raise ValueError(f"out[{key!r}] must be C-contiguous, aligned and writeable")
+        if np.may_share_memory(array, x):
+            raise ValueError(f"out[{key!r}] and x overlap in memory")
+    arrays = [(f"out[{key!r}]", out[key]) for key in shapes]
+    arrays += [(f"parameter {key!r}", params[key]) for key in shapes]
+    for i, key in enumerate(shapes):
+        for name, other in arrays[i + 1 :]:
+            if np.may_share_memory(out[key], other):
+                raise ValueError(f"out[{key!r}] and {name} overlap in memory")

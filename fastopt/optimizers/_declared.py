@@ -1,0 +1,266 @@
+"""How an optimizer is declared, once, for the compiled class and for its twin.
+
+A declaration names the hyper-parameters with defaults and checks, the states and how they begin,
+the rule, and how coefficients follow from hyper-parameters and step. What a step does with them
+does not belong here.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+
+from numpy.typing import NDArray
+
+from fastopt._checks import count
+
+if TYPE_CHECKING:
+    from typing_extensions import dataclass_transform
+else:
+
+    def dataclass_transform(**_: Any) -> Callable[[type], type]:
+        return lambda cls: cls
+
+
+__all__ = ["Coefficients", "Declared", "State", "hyper", "internal", "scalar", "state"]
+
+Coefficients = tuple[float, ...]
+State = dict[Any, NDArray[Any]]
+
+# What other libraries call it, and what it is here where the optimizer has that
+_ALIASES = {
+    "learning_rate": "lr",
+    "betas": "beta1 and beta2",
+    "beta_1": "beta1",
+    "beta_2": "beta2",
+    "rho": "decay_rate",
+    "alpha": "decay_rate",
+    "mu": "momentum",
+    "epsilon": "eps",
+    "step": "update(params, grads)",
+    "apply_gradients": "update(params, grads)",
+    "zero_grad": "nothing to do: update(params, grads) is given the gradients, and keeps none",
+}
+
+_RAISES = """Raises
+    ------
+    TypeError
+        A hyper-parameter is set, here or later, to something that is not a number; an unknown
+        keyword.
+    ValueError
+        A hyper-parameter is set, here or later, to a number out of its range."""
+
+
+class _Hyper(NamedTuple):
+    default: float
+    check: Callable[[str, Any], float]
+
+
+class _State(NamedTuple):
+    begins: float | str
+
+
+class _Scalar(NamedTuple):
+    begins: float
+
+
+class _Internal(NamedTuple):
+    default: Any
+
+
+def hyper(check: Callable[[str, Any], float], *, default: float) -> Any:
+    """Declare a hyper-parameter: an argument of the class, and an attribute checked when set."""
+    return _Hyper(default, check)
+
+
+def state(begins: float | str = 0.0, *, init: Literal[False] = False) -> Any:
+    """Declare a state: a dict of arrays by key, in the order of the rule's operands.
+
+    It begins as a number, as a hyper-parameter that is named, or as "p", a copy of the parameter.
+    """
+    return _State(begins)
+
+
+def scalar(begins: float, *, init: Literal[False] = False) -> Any:
+    """Declare a number of the optimizer that each step moves on, by `_next_scalars`."""
+    return _Scalar(begins)
+
+
+class _Elsewhere:
+    """An attribute that is not there, and says what it is called here.
+
+    A ``__getattr__`` would do for all names, but makes reading any attribute ten times as slow. An
+    instance that has an attribute of that name is asked itself.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.__doc__ = f"Not here: {_ALIASES[name]}."
+
+    def __get__(self, optimizer: Declared | None, cls: type[Declared]) -> Any:
+        raise AttributeError(_unknown(cls, self._name, "has no", "it has", cls._names()))
+
+
+def internal(default: Any = None, *, init: Literal[False] = False) -> Any:
+    """Declare an attribute of the class's own, which is no argument."""
+    return _Internal(default)
+
+
+_KINDS = {_Hyper: "_hypers", _State: "_states", _Scalar: "_scalars", _Internal: "_internals"}
+
+
+@dataclass_transform(field_specifiers=(hyper, state, scalar, internal))
+class Declared:
+    """Base of declarations: attributes that are checked whenever they are set.
+
+    Checking in ``__setattr__`` leaves reading them as cheap as any attribute, which a step on a
+    small array would otherwise feel.
+    """
+
+    _rule_name = ""
+    """Name of the rule in csrc/fastopt/kernels/rules.pxi, which names coefficients and operands."""
+
+    _hypers: ClassVar[dict[str, _Hyper]] = {}
+    _states: ClassVar[dict[str, _State]] = {}
+    _scalars: ClassVar[dict[str, _Scalar]] = {}
+    _internals: ClassVar[dict[str, _Internal]] = {}
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for kind, name in _KINDS.items():
+            own = {key: value for key, value in vars(cls).items() if isinstance(value, kind)}
+            inherited = (vars(base).get(name, {}) for base in reversed(cls.__mro__[1:]))
+            setattr(cls, name, functools.reduce(operator.or_, [*inherited, own]))
+            for key in own:  # an attribute of the class, too, would make the instance's slower
+                delattr(cls, key)
+        if cls.__init__ is Declared.__init__ or hasattr(cls.__init__, "is_declared"):
+            cls.__init__ = _initializer(cls._hypers)  # type: ignore[method-assign]
+        if cls.__doc__:
+            cls.__doc__ = cls.__doc__.replace("{raises}", _RAISES)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._prepare()
+        values = {name: declared.default for name, declared in self._hypers.items()}
+        values.update(_bound(type(self), args, kwargs))
+        for name, value in values.items():
+            setattr(self, name, value)
+        for name in self._states:
+            setattr(self, name, {})
+        for name, number in self._scalars.items():
+            setattr(self, name, number.begins)
+
+    def _prepare(self) -> None:
+        """Set the attributes that are no arguments."""
+        for name, each in self._internals.items():
+            self._put(name, each.default)
+
+    def _coefficients(self, t: float) -> Coefficients:
+        """Return the rule's coefficients for step t, counted from 1."""
+        raise NotImplementedError
+
+    _is_constant = False
+    """Whether the coefficients stay the same until a hyper-parameter is set."""
+
+    def _next_scalars(self, t: int) -> Mapping[str, float]:
+        """Return what the scalars are after step t."""
+        return {}
+
+    def _beginning_of(self, name: str, key: Any) -> float | None:
+        """Return the number that a state of a key begins as; None for a copy of the parameter."""
+        begins = self._states[name].begins
+        if begins == "p":
+            return None
+        return float(getattr(self, begins) if isinstance(begins, str) else begins)
+
+    if not TYPE_CHECKING:  # a checker would take any name to exist
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            declared = self._hypers.get(name)
+            if declared is not None:
+                value = declared.check(name, value)
+            elif name == "iter":
+                value = count(name, value)
+            elif not self._may_have(name):
+                raise AttributeError(_unknown(type(self), name, "has no", "it has", self._names()))
+            object.__setattr__(self, name, value)
+            self._was_set(name)
+
+    def _put(self, name: str, value: Any) -> None:
+        """Set an attribute as it is; reading stays fast where nobody asks for ``__dict__``."""
+        object.__setattr__(self, name, value)
+
+    def _was_set(self, name: str) -> None:
+        """Follow a change of an attribute."""
+
+    @classmethod
+    def _names(cls) -> list[str]:
+        return [*cls._hypers, *cls._states, *cls._scalars, "iter", "update"]
+
+    def _may_have(self, name: str) -> bool:
+        """Tell whether the name is not a typo; a user's own class may have any."""
+        is_own_class = type(self).__module__.partition(".")[0] == "fastopt"
+        known = name in self._states or name in self._scalars
+        return known or name.startswith("_") or not is_own_class
+
+    def __repr__(self) -> str:
+        values = {name: getattr(self, name) for name in self._hypers}
+        changed = (
+            f"{name}={value!r}"
+            for name, value in values.items()
+            if value != self._hypers[name].default
+        )
+        return f"{type(self).__name__}({', '.join(changed)})"
+
+
+for _name in _ALIASES:
+    setattr(Declared, _name, _Elsewhere(_name))
+
+
+def _initializer(hypers: Mapping[str, _Hyper]) -> Callable[..., None]:
+    """Return an ``__init__`` that shows the hyper-parameters as its arguments."""
+
+    def __init__(self: Declared, *args: Any, **kwargs: Any) -> None:  # noqa: N807
+        Declared.__init__(self, *args, **kwargs)
+
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [inspect.Parameter("self", kind)]
+    for name, declared in hypers.items():
+        parameters.append(
+            inspect.Parameter(name, kind, default=declared.default, annotation="float")
+        )
+    shown = inspect.Signature(parameters, return_annotation=None)
+    vars(__init__).update(__signature__=shown, is_declared=True)
+    return __init__
+
+
+def _bound(cls: type[Declared], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return arguments by name; a TypeError says what a newcomer may have meant."""
+    names = list(cls._hypers)
+    if args and isinstance(args[0], Iterable) and getattr(args[0], "ndim", None) != 0:
+        raise TypeError(
+            f"{cls.__name__} is not given the parameters: update(params, grads) is; "
+            f"it takes {', '.join(names)}"
+        )
+    if len(args) > len(names):
+        raise TypeError(
+            f"{cls.__name__} takes {', '.join(names)}; got {len(args)} positional arguments"
+        )
+    values = dict(zip(names, args, strict=False))
+    for name, value in kwargs.items():
+        if name not in names:
+            raise TypeError(_unknown(cls, name, "got an unknown keyword", "it takes", names))
+        if name in values:
+            raise TypeError(f"{cls.__name__} got {name!r} twice, by place and by name")
+        values[name] = value
+    return values
+
+
+def _unknown(cls: type[Declared], name: str, got: str, has: str, names: list[str]) -> str:
+    """Return what to say of an unknown name: what it is called here, and what there is."""
+    alias = _ALIASES.get(name, "")
+    is_here = all(part.partition("(")[0] in (*names, "update") for part in alias.split(" and "))
+    hint = f" (here: {alias})" if alias and (is_here or "update(" in alias) else ""
+    return f"{cls.__name__} {got} {name!r}{hint}; {has} {', '.join(names)}"

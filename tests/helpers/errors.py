@@ -1,0 +1,63 @@
+"""What an error must leave alone: the objects that dicts hold, their bytes, counters, settings."""
+
+import contextlib
+
+import numpy as np
+import pytest
+
+
+def contents(mapping):
+    """Return what a mapping holds: keys, the very objects, bytes of arrays or what is printed."""
+    return [
+        (key, v, v.tobytes() if issubclass(type(v), np.ndarray) else repr(v))
+        for key, v in mapping.items()
+    ]
+
+
+def assert_same_contents(old, new):
+    assert [key for key, *_ in new] == [key for key, *_ in old]
+    for (key, value, kept), (new_key, new_value, new_kept) in zip(old, new, strict=True):
+        assert new_key is key
+        assert new_value is value, f"{key!r} was replaced"
+        assert new_kept == kept, f"{key!r} was changed"
+
+
+@contextlib.contextmanager
+def refused(exception, message, *dicts):
+    """Expect an error that leaves what the dicts hold as it was: the objects and their bytes."""
+    before = [contents(each) for each in dicts]
+    with pytest.raises(exception, match=message) as caught:
+        yield caught
+    for old, each in zip(before, dicts, strict=True):
+        assert_same_contents(old, contents(each))
+
+
+def snapshot(optimizer, params, grads=()):
+    """Return all that an error in a step must leave as it was."""
+    states = {name: getattr(optimizer, name) for name in optimizer._states}
+    counters = [getattr(optimizer, "iter", None)]
+    if hasattr(optimizer, "_stepper"):
+        counters.append(optimizer._stepper.steps)
+    return (
+        [contents(params), contents(dict(grads)), *map(contents, states.values())],
+        [*states.values()],
+        {name: getattr(optimizer, name) for name in (*optimizer._hypers, *optimizer._scalars)},
+        counters,
+    )
+
+
+def assert_unchanged(before, optimizer, params, grads=()):
+    now = snapshot(optimizer, params, grads)
+    for old, new in zip(before[0], now[0], strict=True):
+        assert_same_contents(old, new)
+    assert all(old is new for old, new in zip(before[1], now[1], strict=True))
+    assert now[2:] == before[2:]
+
+
+@contextlib.contextmanager
+def step_refused(exception, message, optimizer, params, grads):
+    """Expect an error after which neither parameters, states, counters nor gradients changed."""
+    before = snapshot(optimizer, params, grads)
+    with pytest.raises(exception, match=message) as caught:
+        yield caught
+    assert_unchanged(before, optimizer, params, grads)

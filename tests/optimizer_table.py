@@ -153,4 +153,14 @@ def adam(h, t, g, p, m=0, v=0):
     return p - alpha * m / (v.sqrt() + h.eps), m, v
 
 
+@row(
+    "Lion", {"lr": 0.02, "beta1": 0.6, "beta2": 0.95}, golden=0.9999,
+    optax=Call("lion", {"b1": 0.9, "b2": 0.99, "weight_decay": 0.0}),
+)  # fmt: skip
+def lion(h, t, g, p, m=0):
+    direction = h.beta1 * m + (1 - h.beta1) * g
+    p -= h.lr * ((direction > 0) - (direction < 0))
+    return p, h.beta2 * m + (1 - h.beta2) * g
+
+
 every_optimizer = pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)

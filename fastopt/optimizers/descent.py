@@ -9,7 +9,7 @@ from fastopt._checks import fraction, non_negative
 from fastopt.optimizers._base import Optimizer
 from fastopt.optimizers._declared import Coefficients, Declared, State, hyper, state
 
-__all__ = ["SGD", "Momentum", "Nesterov"]
+__all__ = ["SGD", "Lion", "Momentum", "Nesterov"]
 
 
 class SGDSettings(Declared):
@@ -149,4 +149,57 @@ class Nesterov(NesterovSettings, Optimizer):
     >>> optimizer.update(params, {"W": np.array([1.0, -1.0])})
     >>> optimizer.v["W"].round(6), params["W"].round(6)
     (array([-0.1,  0.1]), array([0.85, 2.15]))
+    """
+
+
+class LionSettings(Declared):
+    lr: float = hyper(non_negative, default=1e-4)
+    beta1: float = hyper(fraction, default=0.9)
+    beta2: float = hyper(fraction, default=0.99)
+    m: State = state()
+
+    _rule_name = "lion"
+    _is_constant = True
+
+    def _coefficients(self, t: float) -> Coefficients:
+        return self.lr, self.beta1, 1.0 - self.beta1, self.beta2, 1.0 - self.beta2
+
+
+class Lion(LionSettings, Optimizer):
+    """The sign of a moving average: p -= lr·sign(beta1·m + (1-beta1)·g); m = beta2·m + (1-beta2)·g.
+
+    Parameters
+    ----------
+    lr : float
+        Length of each entry's step, finite and ≥ 0, in units of the parameters.
+    beta1 : float
+        Share of m in the direction of the step, in [0, 1).
+    beta2 : float
+        Share of m that is kept, in [0, 1).
+
+    Attributes
+    ----------
+    m : dict of key to array
+        Moving averages of the gradients, of the parameters' shapes and dtypes; zeros before a
+        parameter's first step.
+
+    {raises}
+
+    Notes
+    -----
+    EvoLved Sign Momentum, found by Chen et al. (2023) in a search over programs. Every entry moves
+    by lr or, where the direction is zero, not at all: its rates are three to ten times smaller than
+    Adam's. One state instead of Adam's two.
+
+    References
+    ----------
+    - X. Chen et al., "Symbolic Discovery of Optimization Algorithms", NeurIPS 2023.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> params = {"W": np.array([1.0, 2.0])}
+    >>> fastopt.Lion(lr=0.1).update(params, {"W": np.array([3.0, -0.5])})
+    >>> params["W"].round(6)
+    array([0.9, 2.1])
     """

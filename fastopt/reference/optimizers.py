@@ -18,9 +18,14 @@ from fastopt._checks import count
 from fastopt.optimizers._declared import Coefficients, Declared, internal
 from fastopt.optimizers.adam import AdamSettings
 from fastopt.optimizers.adaptive import AdaGradSettings, RMSpropSettings
-from fastopt.optimizers.descent import MomentumSettings, NesterovSettings, SGDSettings
+from fastopt.optimizers.descent import (
+    LionSettings,
+    MomentumSettings,
+    NesterovSettings,
+    SGDSettings,
+)
 
-__all__ = ["SGD", "AdaGrad", "Adam", "Momentum", "Nesterov", "RMSprop"]
+__all__ = ["SGD", "AdaGrad", "Adam", "Lion", "Momentum", "Nesterov", "RMSprop"]
 
 Array = NDArray[Any]
 
@@ -233,3 +238,18 @@ class Adam(AdamSettings, _Twin):
         m += one_minus_beta1 * (g - m)
         v += one_minus_beta2 * (g * g - v)
         p -= lr_t * m / (np.sqrt(v) + eps)
+
+
+class Lion(LionSettings, _Twin):
+    """Twin of `fastopt.Lion`, bit for bit.
+
+    p -= lr·sign(beta1·m + (1-beta1)·g); m = beta2·m + (1-beta2)·g.
+    """
+
+    def _rule(
+        self, p: Array, g: Array, m: Array,
+        lr: Any, beta1: Any, one_minus_beta1: Any, beta2: Any, one_minus_beta2: Any,
+    ) -> None:  # fmt: skip
+        direction = beta1 * m + one_minus_beta1 * g
+        m[...] = beta2 * m + one_minus_beta2 * g  # first: g may be p itself
+        p -= lr * np.sign(direction)

@@ -23,6 +23,11 @@ cdef inline floating root(floating x) noexcept nogil:
         return sqrt(x)
 
 
+cdef inline floating sign(floating x) noexcept nogil:
+    """1, -1 or +0; NaN stays NaN."""
+    return <floating> 1 if x > 0 else <floating> -1 if x < 0 else <floating> 0 if x == 0 else x
+
+
 cdef void sgd(const double* c, Py_ssize_t n, floating** a) noexcept nogil:
     cdef floating lr = <floating> c[0]
     cdef floating* p = a[0]
@@ -119,3 +124,22 @@ cdef void adam(const double* c, Py_ssize_t n, floating** a) noexcept nogil:
         p[i], m[i], v[i] = p_i, m_i, v_i
 
 declare("adam", "lr_t one_minus_beta1 one_minus_beta2 eps", "p g m v", adam[float], adam[double])
+
+
+cdef void lion(const double* c, Py_ssize_t n, floating** a) noexcept nogil:
+    cdef floating lr = <floating> c[0], beta1 = <floating> c[1], one_minus_beta1 = <floating> c[2]
+    cdef floating beta2 = <floating> c[3], one_minus_beta2 = <floating> c[4]
+    cdef floating* p = a[0]
+    cdef const floating* g = a[1]
+    cdef floating* m = a[2]
+    cdef floating p_i, g_i, m_i
+    cdef Py_ssize_t i
+    for i in range(n):
+        p_i, g_i, m_i = p[i], g[i], m[i]
+        p_i = p_i - lr * sign(beta1 * m_i + one_minus_beta1 * g_i)
+        m_i = beta2 * m_i + one_minus_beta2 * g_i
+        p[i], m[i] = p_i, m_i
+
+declare(
+    "lion", "lr beta1 one_minus_beta1 beta2 one_minus_beta2", "p g m", lion[float], lion[double]
+)

@@ -9,7 +9,7 @@ from typing import Any, Literal, overload
 
 import numpy as np
 
-from fastopt import _cpu, _instruction_sets
+from fastopt import _cpu, _kernels
 from fastopt._subnormals import get_flush_subnormals
 from fastopt._threads import get_num_threads
 from fastopt._version import __version__
@@ -79,8 +79,8 @@ def _config() -> dict[str, dict[str, Any]]:
             "scipy": scipy.__version__,
         },
         "kernels": {
-            "variant": _instruction_sets.variant,
-            "available": _instruction_sets.available(),
+            "variant": _kernels.variant,
+            "available": _kernels.available,
             "products": "BLAS" if _products.uses_blas else "fastopt",
             "threads": get_num_threads(),
             "flush_subnormals": get_flush_subnormals(),

@@ -1,2 +1,4 @@
-# The types of csrc/fastopt/_kernels.pyx: none, it has nothing for Python, only
-# the pointer to the kernels' table, for the other compiled modules.
+# The types of csrc/fastopt/_kernels.pyx; stubtest holds the two to each other.
+
+available: list[str]
+variant: str

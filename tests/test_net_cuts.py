@@ -17,7 +17,7 @@ from helpers.processes import run
 from numpy.testing import assert_array_equal
 
 import fastopt
-from fastopt import _instruction_sets, _pool, reference
+from fastopt import _kernels, _pool, reference
 
 SIZES = (240, 120, 80, 10)  # large enough to be cut for threads from 34 rows on
 EVERY_BATCH = range(1, 301)
@@ -366,7 +366,7 @@ def test_passes_are_the_same_bits_in_every_variant():
         "import hashlib; from helpers.variants import passes_of_every_kind;"
         "print(hashlib.sha1(passes_of_every_kind()).hexdigest())"
     )
-    done = [run(code, FASTOPT_ISA=variant) for variant in _instruction_sets.available()]
+    done = [run(code, FASTOPT_ISA=variant) for variant in _kernels.available]
     assert all(d.stderr == "" for d in done), done[0].stderr
     assert len({d.stdout for d in done}) == 1
 

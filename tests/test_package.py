@@ -143,3 +143,23 @@ def test_show_config(capsys):
 def test_version_is_that_of_the_installed_package():
     assert importlib.metadata.version("fastopt") == fastopt.__version__
     assert re.fullmatch(r"\d+\.\d+\.\d+", fastopt.__version__)
+
+
+def test_compiled_modules_import_python_leaves_alone():
+    """None imports Python that imports a compiled module: the flow goes one way."""
+    folder = Path(fastopt.__file__).parent
+    sources = folder.parent / "csrc" / "fastopt"
+    if not sources.is_dir():
+        pytest.skip("the tests are away from the sources")
+    imported = set()
+    for source in sources.glob("*.pyx"):
+        text = source.read_text("utf-8")
+        for names in re.findall(r"^ *from fastopt import (.*)$", text, re.M):
+            imported |= set(names.split(", "))
+        imported |= set(re.findall(r"^ *from fastopt\.(\w+) import ", text, re.M))
+    leaves = imported - {*COMPILED}
+    assert leaves == {"_blas", "_contract", "_instruction_sets"}
+    for leaf in leaves:
+        text = (folder / f"{leaf}.py").read_text("utf-8")
+        for names in re.findall(r"^ *from fastopt import (.*)$", text, re.M):
+            assert not {*COMPILED} & set(names.split(", ")), leaf

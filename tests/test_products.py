@@ -15,7 +15,7 @@ from helpers.products import arrays, blas_threads, products_of
 from numpy.testing import assert_array_equal
 
 import fastopt
-from fastopt import _blas, _instruction_sets, _products
+from fastopt import _blas, _instruction_sets, _kernels, _products
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,7 @@ def threads_as_before():
 
 @functools.cache
 def all_sizes(variant):
-    if variant not in _instruction_sets.available():
+    if variant not in _kernels.available:
         pytest.skip(f"no {variant} on this machine or in this build")
     done = run(
         "from helpers.products import check_all_sizes; check_all_sizes()", FASTOPT_ISA=variant
@@ -157,7 +157,7 @@ net = fastopt.MultiLayerNet(4, [3], 2, rng=0)
 net.gradient(np.ones((2, 4), "f4"), [0, 1])
 print("scipy" in sys.modules)
 """
-    for variant in _instruction_sets.available():
+    for variant in _kernels.available:
         done = run(code, FASTOPT_ISA=variant)
         assert done.stdout.strip() == str(not has_own_products(variant)), done.stderr
 
@@ -220,7 +220,7 @@ with threadpool_limits(2, user_api="blas"):
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="no list of a process's threads")
 @pytest.mark.parametrize("variant", _instruction_sets.VARIANTS)
 def test_only_the_threads_that_were_set_do_the_products(variant):
-    if variant not in _instruction_sets.available():
+    if variant not in _kernels.available:
         pytest.skip(f"no {variant} on this machine or in this build")
     code = """
 import time

@@ -188,8 +188,8 @@ cdef class Entries:
                 self.items[i].is_described = self.items[i].is_comparable = False
             self.items[i].key = <PyObject*> keys[i]
             self.items[i].value = NULL
-            for k in range(self.n_operands):
-                self.items[i].operands[k].array = NULL
+            for k in range(self.n_operands):  # left over only from before a fork
+                self.items[i].operands[k].array = self.items[i].operands[k].packed = NULL
         i = 0
         while i < self.n and PyDict_Next(items, &position, &key, &value):
             Py_XINCREF(value)

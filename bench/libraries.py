@@ -32,6 +32,12 @@ def _module(name: str) -> Any:
         raise UnavailableError(f"{name} is not installed") from error
 
 
+def _of(known: dict[str, Any], optimizer: str, library: str) -> Any:
+    if optimizer not in known:
+        raise UnavailableError(f"{library} is not asked for {optimizer}")
+    return known[optimizer]
+
+
 def _fastopt(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Step:
     import fastopt
 
@@ -73,14 +79,15 @@ def _torch(optimizer: str, params: Arrays, grads: Arrays, threads: int, fused: b
         tensor.grad = torch.from_numpy(grads[key])
         tensors.append(tensor)
     optim = torch.optim
-    cls, settings = {
+    known = {
         "SGD": (optim.SGD, {"lr": 0.01}),
         "Momentum": (optim.SGD, {"lr": 0.01, "momentum": 0.9}),
         "Nesterov": (optim.SGD, {"lr": 0.01, "momentum": 0.9, "nesterov": True}),
         "AdaGrad": (optim.Adagrad, {"lr": 0.01}),
         "RMSprop": (optim.RMSprop, {"lr": 0.01}),
         "Adam": (optim.Adam, {"lr": 0.001}),
-    }[optimizer]
+    }
+    cls, settings = _of(known, optimizer, "torch")
     if fused:
         if optimizer == "RMSprop":
             raise UnavailableError("torch has no fused RMSprop on a CPU")
@@ -91,14 +98,16 @@ def _torch(optimizer: str, params: Arrays, grads: Arrays, threads: int, fused: b
 
 def _optax(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Step:
     jax, optax = _module("jax"), _module("optax")
-    rule = {
+    known = {
         "SGD": lambda: optax.sgd(0.01),
         "Momentum": lambda: optax.sgd(0.01, 0.9),
         "Nesterov": lambda: optax.sgd(0.01, 0.9, nesterov=True),
         "AdaGrad": lambda: optax.adagrad(0.01),
         "RMSprop": lambda: optax.rmsprop(0.01, 0.99),
         "Adam": lambda: optax.adam(0.001),
-    }[optimizer]()
+        "Lion": lambda: optax.lion(0.0001, weight_decay=0.0),
+    }
+    rule = _of(known, optimizer, "optax")()
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def update(params: Any, state: Any, grads: Any) -> Any:
@@ -158,22 +167,25 @@ def _numba(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Step:
 
 
 # The least that a step can cost: read and write what the rule reads and writes, and little else
-_TRAFFIC = """
-void traffic0(float *p, const float *g, float *s, float *t, long n)
-{ for (long i = 0; i < n; i++) p[i] += g[i]; }
-void traffic1(float *p, const float *g, float *s, float *t, long n)
-{ for (long i = 0; i < n; i++) { s[i] += g[i]; p[i] += g[i]; } }
-void traffic2(float *p, const float *g, float *s, float *t, long n)
-{ for (long i = 0; i < n; i++) { s[i] += g[i]; t[i] += g[i]; p[i] += g[i]; } }
-"""
 N_STATES = {name: len(getattr(fastopt, name)._states) for name in fastopt.optimizers.__all__}
+
+
+def _traffic_source(n_states: int) -> str:
+    """Return C for one more of each: a loop over p, g and so many states."""
+    states = [f"s{k}" for k in range(n_states)]
+    arguments = ", ".join(f"float *{name}" for name in ("p", "g", *states))
+    sums = " ".join(f"{name}[i] += g[i];" for name in (*states, "p"))
+    return (
+        f"void traffic{n_states}({arguments}, long n)\n"
+        f"{{ for (long i = 0; i < n; i++) {{ {sums} }} }}\n"
+    )
 
 
 @functools.cache
 def _traffic_library() -> ctypes.CDLL:
     with tempfile.TemporaryDirectory() as folder:
         source, library = Path(folder, "traffic.c"), Path(folder, "traffic.so")
-        source.write_text(_TRAFFIC)
+        source.write_text("".join(map(_traffic_source, set(N_STATES.values()))))
         flags = ["-O3", "-march=native", "-shared", "-fPIC"]
         try:
             subprocess.run(["cc", *flags, "-o", library, source], check=True)
@@ -193,21 +205,22 @@ def _aligned(size: int) -> np.ndarray:
 
 
 def _memory(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Step:
+    n_arrays = 2 + N_STATES[optimizer]
     function = _traffic_library()[f"traffic{N_STATES[optimizer]}"]
     function.restype = None
     calls = []
     if max(p.size for p in params.values()) < 1_000_000:
         threads = 1  # Python's threads take longer to wake than the loop runs
     for p in params.values():
-        arrays = [_aligned(p.size) for _ in range(4)]
+        arrays = [_aligned(p.size) for _ in range(n_arrays)]
         bounds = [p.size * t // threads for t in range(threads + 1)]
         for low, high in itertools.pairwise(bounds):
             pointers = [ctypes.c_void_p(a.ctypes.data + 4 * low) for a in arrays]
-            calls.append((*pointers, ctypes.c_long(high - low), arrays))
+            calls.append(((*pointers, ctypes.c_long(high - low)), arrays))
     if threads == 1:
-        return lambda: [function(*call[:5]) for call in calls]
+        return lambda: [function(*arguments) for arguments, _ in calls]
     executor = ThreadPoolExecutor(threads)
-    return lambda: list(executor.map(lambda call: function(*call[:5]), calls))
+    return lambda: list(executor.map(lambda call: function(*call[0]), calls))
 
 
 LIBRARIES: dict[str, Callable[[str, Arrays, Arrays, int], Step]] = {

@@ -737,11 +737,13 @@ def test_unknown_names_are_refused(row, cls, name):
 
 # what other libraries call it, what it is here, where there is such a thing
 ELSEWHERE = {
+    "momentum": ("the class Momentum", "lr"),
+    "nesterov": ("the class Nesterov", "lr"),
     "learning_rate": ("lr", "lr"),
     "betas": ("beta1 and beta2", "beta1"),
     "beta_1": ("beta1", "beta1"),
     "rho": ("decay_rate", "decay_rate"),
-    "alpha": ("decay_rate", "decay_rate"),
+    "alpha": ("decay_rate|lr", "lr"),
     "epsilon": ("eps", "eps"),
     "mu": ("momentum", "momentum"),
 }
@@ -751,13 +753,29 @@ ELSEWHERE = {
 @pytest.mark.parametrize("name", ELSEWHERE)
 def test_names_of_other_libraries_are_translated(row, cls, name):
     alias, needed = ELSEWHERE[name]
-    hint = rf" \(here: {alias}\); " if hasattr(cls(), needed) else "; "
+    if hasattr(cls(), name):
+        return  # it is its own
+    hint = rf" \(here: ({alias})\); " if hasattr(cls(), needed) else "; "
     with pytest.raises(AttributeError, match=f"has no '{name}'{hint}it has lr"):
         setattr(cls(), name, 0.1)
-    with pytest.raises(AttributeError, match=f"has no '{name}'{hint}it has lr"):
-        getattr(cls(), name)
+    if hint != "; ":
+        with pytest.raises(AttributeError, match=f"has no '{name}'{hint}it has lr"):
+            getattr(cls(), name)
     with pytest.raises(TypeError, match=f"unknown keyword '{name}'{hint}it takes lr"):
         cls(**{name: 0.1})
+
+
+@every_class
+@pytest.mark.parametrize("text", ["0.1", b"0.1"])
+def test_text_is_no_parameters(row, cls, text):
+    with pytest.raises(TypeError, match="lr must be a number"):
+        cls(text)
+
+
+@every_class
+def test_names_of_other_libraries_are_not_offered(row, cls):
+    assert not {"step", "zero_grad", "learning_rate", "betas"} & {*dir(cls())}
+    assert {"lr", "iter", "update", *row.states} <= {*dir(cls())}
 
 
 @every_class

@@ -30,19 +30,23 @@ __all__ = ["Coefficients", "Declared", "State", "hyper", "internal", "scalar", "
 Coefficients = tuple[float, ...]
 State = dict[Any, NDArray[Any]]
 
-# What other libraries call it, and what it is here where the optimizer has that
+# What other libraries call it, and what it is here: the first that the optimizer has
+_UPDATE = "update(params, grads)"
 _ALIASES = {
-    "learning_rate": "lr",
-    "betas": "beta1 and beta2",
-    "beta_1": "beta1",
-    "beta_2": "beta2",
-    "rho": "decay_rate",
-    "alpha": "decay_rate",
-    "mu": "momentum",
-    "epsilon": "eps",
-    "step": "update(params, grads)",
-    "apply_gradients": "update(params, grads)",
-    "zero_grad": "nothing to do: update(params, grads) is given the gradients, and keeps none",
+    "learning_rate": ["lr"],
+    "betas": ["beta1 and beta2"],
+    "beta_1": ["beta1"],
+    "beta_2": ["beta2"],
+    "rho": ["decay_rate"],
+    "alpha": ["decay_rate", "lr"],
+    "mu": ["momentum"],
+    "epsilon": ["eps"],
+    "momentum": ["the class Momentum"],
+    "nesterov": ["the class Nesterov"],
+    "step": [_UPDATE],
+    "apply_gradients": [_UPDATE],
+    "zero_grad": [f"nothing to do: {_UPDATE} is given the gradients, and keeps none"],
+    "param_groups": ["attributes of the optimizer itself"],
 }
 
 _RAISES = """Raises
@@ -96,9 +100,9 @@ class _Elsewhere:
     instance that has an attribute of that name is asked itself.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, alias: str) -> None:
         self._name = name
-        self.__doc__ = f"Not here: {_ALIASES[name]}."
+        self.__doc__ = f"Not here: {alias}."
 
     def __get__(self, optimizer: Declared | None, cls: type[Declared]) -> Any:
         raise AttributeError(_unknown(cls, self._name, "has no", "it has", cls._names()))
@@ -136,6 +140,9 @@ class Declared:
             setattr(cls, name, functools.reduce(operator.or_, [*inherited, own]))
             for key in own:  # an attribute of the class, too, would make the instance's slower
                 delattr(cls, key)
+        for name in _ALIASES:
+            if name not in cls._names() and (alias := _alias(cls, name)):
+                setattr(cls, name, _Elsewhere(name, alias))
         if cls.__init__ is Declared.__init__ or hasattr(cls.__init__, "is_declared"):
             cls.__init__ = _initializer(cls._hypers)  # type: ignore[method-assign]
         if cls.__doc__:
@@ -205,6 +212,9 @@ class Declared:
         known = name in self._states or name in self._scalars
         return known or name.startswith("_") or not is_own_class
 
+    def __dir__(self) -> list[str]:
+        return [name for name in super().__dir__() if name not in _ALIASES or hasattr(self, name)]
+
     def __repr__(self) -> str:
         values = {name: getattr(self, name) for name in self._hypers}
         changed = (
@@ -213,10 +223,6 @@ class Declared:
             if value != self._hypers[name].default
         )
         return f"{type(self).__name__}({', '.join(changed)})"
-
-
-for _name in _ALIASES:
-    setattr(Declared, _name, _Elsewhere(_name))
 
 
 def _initializer(hypers: Mapping[str, _Hyper]) -> Callable[..., None]:
@@ -239,7 +245,8 @@ def _initializer(hypers: Mapping[str, _Hyper]) -> Callable[..., None]:
 def _bound(cls: type[Declared], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Return arguments by name; a TypeError says what a newcomer may have meant."""
     names = list(cls._hypers)
-    if args and isinstance(args[0], Iterable) and getattr(args[0], "ndim", None) != 0:
+    is_text = args and isinstance(args[0], (str, bytes))
+    if args and isinstance(args[0], Iterable) and getattr(args[0], "ndim", not is_text):
         raise TypeError(
             f"{cls.__name__} is not given the parameters: update(params, grads) is; "
             f"it takes {', '.join(names)}"
@@ -258,9 +265,17 @@ def _bound(cls: type[Declared], args: tuple[Any, ...], kwargs: dict[str, Any]) -
     return values
 
 
+def _alias(cls: type[Declared], name: str) -> str:
+    """Return what a name of another library is called here, or nothing."""
+    for alias in _ALIASES.get(name, []):
+        words = alias.split(" and ")
+        if all(word in cls._names() or not word.isidentifier() for word in words):
+            return alias
+    return ""
+
+
 def _unknown(cls: type[Declared], name: str, got: str, has: str, names: list[str]) -> str:
     """Return what to say of an unknown name: what it is called here, and what there is."""
-    alias = _ALIASES.get(name, "")
-    is_here = all(part.partition("(")[0] in (*names, "update") for part in alias.split(" and "))
-    hint = f" (here: {alias})" if alias and (is_here or "update(" in alias) else ""
+    alias = _alias(cls, name)
+    hint = f" (here: {alias})" if alias else ""
     return f"{cls.__name__} {got} {name!r}{hint}; {has} {', '.join(names)}"

@@ -9,7 +9,7 @@ from fastopt._checks import fraction, non_negative
 from fastopt.optimizers._base import Optimizer
 from fastopt.optimizers._declared import Coefficients, Declared, State, hyper, state
 
-__all__ = ["SGD", "Lion", "Momentum", "Nesterov"]
+__all__ = ["SGD", "Momentum", "Nesterov", "Lion"]
 
 
 class SGDSettings(Declared):

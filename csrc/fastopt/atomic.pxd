@@ -26,6 +26,7 @@ cdef extern from *:
       typedef long long fastopt_shared;
       #define fastopt_load(p) __atomic_load_n((p), __ATOMIC_SEQ_CST)
       #define fastopt_store(p, n) __atomic_store_n((p), (n), __ATOMIC_SEQ_CST)
+      __attribute__((unused))  /* not every module swaps */
       static inline long long fastopt_swap_if(fastopt_shared *p, long long from, long long to) {
           __atomic_compare_exchange_n(p, &from, to, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
           return from;

@@ -6,6 +6,7 @@ update one parameter after the other, the compiled core refuses what depends on 
 
 import array
 import collections
+import pickle
 import types
 import weakref
 from decimal import Decimal
@@ -811,3 +812,130 @@ def test_hyperparameters_take_any_number(row, cls):
     for value in numbers:
         assert type(cls(lr=value).lr) is float
     cls(lr=0).update({"p": np.ones(3)}, {"p": np.ones(3)})
+
+
+@every_optimizer
+@pytest.mark.parametrize("change", ["reorder", "remove"])
+def test_gradients_that_change_the_parameters_when_asked_get_to_their_own(row, change):
+    """What the step is over is what the mapping held at first, key by key."""
+
+    class Meddling(dict):
+        def __getitem__(self, key):
+            if change == "reorder":
+                params["z"] = params.pop("z")
+            else:
+                params.pop("y", None)
+            return super().__getitem__(key)
+
+    params = {"z": np.ones(2), "y": np.ones(2)}
+    held, theirs = dict(params), {"z": np.ones(2), "y": np.ones(2)}
+    grads = {"z": np.ones(2), "y": np.full(2, 10.0)}
+    row.compiled().update(params, Meddling(grads))
+    row.twin().update(theirs, grads)
+    for key, p in theirs.items():
+        assert_array_equal(held[key], p)
+
+
+@every_class
+def test_hyperparameter_that_is_set_during_a_step_counts_from_the_next_on(row, cls):
+    class Setting(dict):
+        def __setitem__(self, key, value):
+            optimizer.lr = 0.5
+            super().__setitem__(key, value)
+
+    optimizer, params = cls(lr=0.125), Setting(x=1.0, w=np.ones(3))
+    plain, want = cls(lr=0.125), {"x": 1.0, "w": np.ones(3)}
+    for lr in (0.125, 0.5, 0.5):
+        plain.lr = lr
+        plain.update(want, {"x": 1.0, "w": np.ones(3)})
+        optimizer.update(params, {"x": 1.0, "w": np.ones(3)})
+        assert params["x"] == want["x"]
+        assert_array_equal(params["w"], want["w"])
+
+
+@every_optimizer
+def test_overlap_that_comes_with_another_shape_of_the_same_bounds(row):
+    step = np.lib.stride_tricks.as_strided
+    matrix = np.zeros((3, 6))
+    optimizer, params = row.compiled(), {"a": matrix.T[::2][:2, :2], "b": matrix[0, 4:5]}
+    optimizer.update(params, {"a": np.ones((2, 2)), "b": np.ones(1)})
+    for name in row.states:
+        del getattr(optimizer, name)["a"]
+    params["a"] = matrix.reshape(-1)[0:10:2]  # of the same bounds and first stride, and over b
+    with pytest.raises(ValueError, match="'a' and parameter 'b' overlap"):
+        optimizer.update(params, {"a": np.ones(5), "b": np.ones(1)})
+    memory, optimizer = np.zeros(12), row.compiled()
+    params = {"a": step(memory, (1, 2), (16, 48)), "b": memory[2:3]}
+    optimizer.update(params, {"a": np.ones((1, 2)), "b": np.ones(1)})
+    for name in row.states:
+        del getattr(optimizer, name)["a"]
+    params["a"] = step(memory, (4, 1), (16, 48))
+    with pytest.raises(ValueError, match="overlap"):
+        optimizer.update(params, {"a": np.ones((4, 1)), "b": np.ones(1)})
+
+
+@with_state
+def test_states_may_be_in_any_kind_of_dict(row, cls):
+    optimizer, plain = cls(), cls()
+    for name in row.states:
+        setattr(optimizer, name, collections.OrderedDict())
+    params, want = {"a": np.ones(2)}, {"a": np.ones(2)}
+    for _ in range(3):
+        optimizer.update(params, {"a": np.ones(2)})
+        plain.update(want, {"a": np.ones(2)})
+        optimizer = pickle.loads(pickle.dumps(optimizer))
+    assert_array_equal(params["a"], want["a"])
+    frozen = Frozen({"new": 1.0, "b": np.ones(2), **params}, 0)
+    with pytest.raises(TypeError, match="stays as it is"):
+        optimizer.update(frozen, {"new": 1.0, "b": np.ones(2), "a": np.ones(2)})
+    assert all([*getattr(optimizer, name)] == ["a"] for name in row.states)
+
+
+class Lying(np.ndarray):
+    """An array that says it is of another dtype."""
+
+    dtype = property(lambda self: np.dtype("f4"))
+
+
+@every_optimizer
+def test_dtype_is_that_of_the_memory(row):
+    memory, theirs = np.ones((2000, 2)), {"p": np.ones(2000)}
+    compiled, twin = row.compiled(), row.twin()
+    for _ in range(2):
+        compiled.update({"p": memory[:, 0].view(Lying)}, {"p": np.ones(2000)})
+        twin.update(theirs, {"p": np.ones(2000)})
+    assert_array_equal(memory[:, 0], theirs["p"])
+
+
+@every_optimizer
+@pytest.mark.parametrize("change", ["byte order", "strides", "shape", "values"])
+@pytest.mark.filterwarnings("ignore:Setting the (shape|strides|dtype):DeprecationWarning")
+def test_array_changed_by_a_mapping_while_a_number_is_replaced(row, change):
+    """The mapping runs code between the checks and the first write."""
+    memory = np.ones((2, 6), ">f8" if change in ("byte order", "shape") else "f8")
+    w = memory[:, :3] if change != "values" else memory[:, ::2]
+
+    class Meddling(dict):
+        def __setitem__(self, key, value):
+            super().__setitem__(key, value)
+            if change == "byte order":
+                w.dtype = w.dtype.newbyteorder()
+            elif change == "strides":
+                w.strides = (16, 8)
+            elif change == "shape":
+                w.shape = (2, 1, 3)
+            else:
+                w.__iadd__(100)
+
+    optimizer, params = row.compiled(), Meddling(x=1.0, w=w, v=np.ones(2))
+    grads = {"x": 1.0, "w": np.ones((2, 3)), "v": np.ones(2)}
+    if change == "values":
+        optimizer.update(params, grads)
+        want = {"w": np.full((2, 3), 101.0)}
+        row.twin().update(want, grads)
+        assert_array_equal(w, want["w"])
+        return
+    with pytest.raises(RuntimeError, match="'w' was changed while it was checked"):
+        optimizer.update(params, grads)
+    assert params["x"] == 1.0
+    assert_array_equal(params["v"], np.ones(2))

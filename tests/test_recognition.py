@@ -12,6 +12,9 @@ from helpers.twins import assert_same
 from numpy.testing import assert_array_equal
 from optimizer_table import every_optimizer
 
+import fastopt
+from fastopt._step import Stepper
+
 N = 100
 ODD = "k50"  # the entry that is unlike the others
 KEYS = [f"k{i}" for i in range(N)]
@@ -313,3 +316,27 @@ def test_what_was_refused_is_not_known(row):
     pair.ours[ODD] = good
     assert pair.step() == (1, False)
     assert pair.step() == (0, True)
+
+
+def test_forgotten_arrays_are_not_stepped_over():
+    """Large enough for a plan of jobs, which must not outlive what it was made for."""
+    before = fastopt.get_num_threads()
+    fastopt.set_num_threads(2)
+    try:
+        for forget in (lambda stepper: stepper.forget(), lambda stepper: None):
+            optimizer, p = fastopt.SGD(), np.ones(1_500_000)
+            optimizer.update({"p": p}, {"p": np.ones(1_500_000)})
+            kept = p.copy()
+            forget(optimizer._stepper)
+            optimizer.update({}, {})
+            assert_array_equal(p, kept)
+            assert optimizer.iter == 2
+    finally:
+        fastopt.set_num_threads(before)
+
+
+def test_step_without_rows_is_refused():
+    stepper, params = Stepper("sgd"), {"p": np.ones(3)}
+    with pytest.raises(TypeError, match="one row of coefficients"):
+        stepper.step(params, {"p": np.ones(3)}, (), (), 0, False)
+    assert_array_equal(params["p"], np.ones(3))

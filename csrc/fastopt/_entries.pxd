@@ -98,7 +98,7 @@ cdef class Entries:
     cdef bint check(
         self, Py_ssize_t i, tuple states, owner, Py_ssize_t n_rows, Py_ssize_t n_coefficients,
     ) except -1
-    cdef int pack_known(self) except -1
+    cdef int pack_arrays(self) except -1
     cdef int pack(self, Entry* entry) except -1
     cdef int check_unchanged(self) except -1
     cdef int copy_back(self) except -1

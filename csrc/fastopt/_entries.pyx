@@ -174,16 +174,15 @@ cdef class Entries:
         cdef PyObject* value
         cdef dict items, gradients
         items = params if type(params) is dict else dict(as_mapping("params", params).items())
+        as_mapping("grads", grads)
+        # From here to the last value no code of the caller's runs; lookups and mappings may run
+        # some
         keys = list(items)
-        if type(as_mapping("grads", grads)) is dict:
-            gradients = grads
-        else:
-            gradients = {name: grads[name] for name in keys if name in grads}
         self.has_other_members |= len(keys) != n_before
         self.reserve(len(keys))
         self.n = len(keys)
         self.owns_references = self.has_others = True
-        for i in range(self.n):  # first references to all: lookups may run code of the caller's
+        for i in range(self.n):
             if i >= n_before or not is_same_key(<PyObject*> keys[i], self.items[i].key):
                 self.items[i].is_described = self.items[i].is_comparable = False
             self.items[i].key = <PyObject*> keys[i]
@@ -196,6 +195,10 @@ cdef class Entries:
             self.items[i].value = value
             i += 1
         self.keys = keys
+        if type(grads) is dict:
+            gradients = grads
+        else:
+            gradients = {name: grads[name] for name in keys if name in grads}
         for i in range(self.n):
             self.gather_entry(i, gradients, states)
         return 0
@@ -236,6 +239,7 @@ cdef class Entries:
     ) except -1:
         """Check and describe one entry; return whether it writes memory that it did not before."""
         cdef Entry* entry = &self.items[i]
+        cdef Entry entry_before = entry[0]
         cdef Operand[MAX_OPERANDS] before
         cdef Strides[MAX_OPERANDS] strides_before
         cdef bint was_described = entry.is_described, was_number = entry.is_number
@@ -262,7 +266,8 @@ cdef class Entries:
             entry.row = row * n_coefficients
         describe(entry, self.n_operands)
         self.has_packed |= entry.is_packed
-        self.pack(entry)
+        if entry.is_number:
+            self.pack(entry)
         entry.is_described = entry.ndim <= MAX_KNOWN_NDIM
         entry.is_comparable = entry.is_described and not entry.is_number
         if not was_described or entry.is_number != was_number:
@@ -270,15 +275,17 @@ cdef class Entries:
         for k in range(self.n_operands):
             if k == GRAD or k == PARAM and entry.is_number:
                 continue
-            if not is_same_place(entry, k, &before[k], strides_before[k]):
+            if not is_same_place(entry, &entry_before, k, &before[k], strides_before[k]):
                 return True
         return False
 
-    cdef int pack_known(self) except -1:
-        """Make the packed copies of entries that were recognised."""
+    cdef int pack_arrays(self) except -1:
+        """Make the packed copies of arrays, as late as can be; plain numbers have theirs."""
         cdef Py_ssize_t i
+        cdef const Entry* entry
         for i in range(self.n):
-            if self.items[i].is_packed and self.items[i].is_known and not self.items[i].is_frozen:
+            entry = &self.items[i]
+            if entry.is_packed and not (entry.is_frozen or entry.is_number):
                 self.pack(&self.items[i])
         return 0
 
@@ -291,7 +298,7 @@ cdef class Entries:
             operand = &entry.operands[k]
             if operand.is_packed:
                 check_that(operand.packed == NULL)
-                operand.packed = packed(<PyArrayObject*> operand.array, p)
+                operand.packed = packed(operand.array, entry.is_double, p)
                 entry.data[k] = <char*> PyArray_DATA(<PyArrayObject*> operand.packed)
         entry.head = unaligned_head(entry)
         return 0
@@ -300,22 +307,9 @@ cdef class Entries:
         """Find what code of the caller's has changed since it was checked."""
         cdef Py_ssize_t i
         cdef int k
-        cdef char* low
-        cdef char* high
-        cdef Operand* operand
         for i in range(self.n):
-            if self.items[i].is_frozen:
-                continue
-            for k in range(self.n_operands):
-                operand = &self.items[i].operands[k]
-                find_bounds(<PyArrayObject*> operand.array, &low, &high)
-                if (
-                    low != operand.low
-                    or high != operand.high
-                    or PyArray_NDIM(<PyArrayObject*> operand.array) != self.items[i].ndim
-                    or PyArray_FLAGS(<PyArrayObject*> operand.array) != operand.flags
-                    or PyArray_DESCR(<PyArrayObject*> operand.array).type_num != operand.type_num
-                ):
+            for k in range(0 if self.items[i].is_frozen else self.n_operands):
+                if not is_unchanged(&self.items[i], k):
                     raise RuntimeError(f"{self.name_of(i, k)} was changed while it was checked")
         return 0
 
@@ -328,7 +322,7 @@ cdef class Entries:
             if self.items[i].is_packed and not self.items[i].is_frozen:
                 for k in range(self.n_operands):
                     operand = &self.items[i].operands[k]
-                    if operand.packed != NULL and k != GRAD:
+                    if operand.is_packed and k != GRAD:
                         cnp.PyArray_CopyInto(
                             <cnp.ndarray> operand.array, <cnp.ndarray> operand.packed
                         )
@@ -363,14 +357,16 @@ cdef class Entries:
             drop(&self.items[i].value)
 
     cdef void forget(self) noexcept:
-        """Have every entry checked anew."""
+        """Have every entry checked anew, and what follows from them."""
         self.n = 0
+        self.has_other_members = True
 
     cdef int reserve(self, Py_ssize_t n) except -1:
         """Make room for so many entries and their spans."""
         cdef Py_ssize_t i
         if n <= self.capacity:
             return 0
+        self.forget()  # until all of it stands in the new memory
         items = <Entry*> PyMem_Realloc(self.items, n * sizeof(Entry))
         if items == NULL:
             raise MemoryError()
@@ -451,6 +447,30 @@ cdef bint is_new_gradient(Entry* entry, const Spans* written) noexcept:
     g.origin = <char*> PyArray_DATA(<PyArrayObject*> g.array)
     if not g.is_packed:
         entry.data[GRAD] = g.origin
+    return True
+
+
+cdef bint is_unchanged(const Entry* entry, int k) noexcept:
+    """Tell whether an operand's array is still what was described; of many dimensions the first."""
+    cdef const Operand* operand = &entry.operands[k]
+    cdef PyArrayObject* a = <PyArrayObject*> operand.array
+    cdef char* low
+    cdef char* high
+    cdef int d
+    find_bounds(a, &low, &high)
+    if (
+        low != operand.low
+        or high != operand.high
+        or PyArray_FLAGS(a) != operand.flags
+        or PyArray_NDIM(a) != entry.ndim
+        or not has_known_dtype(operand)
+    ):
+        return False
+    for d in range(min(entry.ndim, <int> MAX_KNOWN_NDIM)):
+        if PyArray_DIMS(a)[d] != entry.dims[d] or (
+            not operand.flags & CONTIGUOUS and PyArray_STRIDES(a)[d] != entry.strides[k][d]
+        ):
+            return False
     return True
 
 
@@ -619,29 +639,31 @@ cdef int describe(Entry* entry, int n_operands) except -1:
 
 
 cdef bint is_same_place(
-    const Entry* entry, int k, const Operand* a, const cnp.npy_intp* strides,
+    const Entry* entry, const Entry* before, int k, const Operand* a, const cnp.npy_intp* strides,
 ) noexcept:
-    """Tell whether an operand's elements are where an earlier description of it had them.
-
-    Where the shape is another one with the same strides and bounds, the elements are the same.
-    """
+    """Tell whether an operand's elements are where an earlier description of it had them."""
     cdef const Operand* b = &entry.operands[k]
     cdef int d
     if a.low != b.low or a.high != b.high or a.origin != b.origin or a.type_num != b.type_num:
         return False
-    if a.flags & b.flags & CONTIGUOUS:
-        return True
-    for d in range(min(entry.ndim, <int> MAX_KNOWN_NDIM)):
-        if strides[d] != entry.strides[k][d]:
+    if a.flags & CONTIGUOUS and b.flags & CONTIGUOUS:
+        return True  # all that lies between the bounds
+    if entry.ndim != before.ndim or entry.ndim > MAX_KNOWN_NDIM:
+        return False
+    for d in range(entry.ndim):
+        if entry.dims[d] != before.dims[d] or entry.strides[k][d] != strides[d]:
             return False
-    return entry.ndim <= MAX_KNOWN_NDIM
+    return True
 
 
-cdef PyObject* packed(PyArrayObject* a, PyArrayObject* p) except NULL:
-    """Return a native copy of a, of the dtype and in the order of p, owned by the caller."""
+cdef PyObject* packed(PyObject* a, bint is_double, PyArrayObject* p) except NULL:
+    """Return a native copy of a, of a dtype and in the order of p, owned by the caller.
+
+    The dtype is not asked of p: a subclass may answer anything.
+    """
     order = "F" if PyArray_FLAGS(p) & CONTIGUOUS == cnp.NPY_ARRAY_F_CONTIGUOUS else "C"
     with np.errstate(all="ignore"):
-        copy = np.array(<object> a, dtype=(<object> p).dtype.newbyteorder("="), order=order)
+        copy = np.array(<object> a, dtype=_float64 if is_double else _float32, order=order)
     Py_INCREF(copy)
     return <PyObject*> copy
 

@@ -15,7 +15,7 @@
 # one raises. Without a GIL the dicts could change while they are walked, and arrays in them vanish:
 # there a step begins with copies of the dicts, which nobody else has.
 
-from cpython.dict cimport PyDict_Copy, PyDict_SetItem
+from cpython.dict cimport PyDict_Copy
 from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from cython cimport final
 from fastopt._entries cimport PARAM, STATE, Entries, Entry
@@ -240,6 +240,8 @@ cdef class Stepper:
         cdef Py_ssize_t n = self.rule.n_coefficients, i
         cdef double* to
         self.given_rows = None
+        if not rows:
+            raise TypeError("a step wants one row of coefficients at least")
         if len(rows) * n > self.rows_capacity:
             to = <double*> PyMem_Realloc(self.rows, len(rows) * n * sizeof(double))
             if to == NULL:
@@ -260,6 +262,7 @@ cdef class Stepper:
     cdef int take(self, params, grads, tuple states, owner, float_mode mode) except -1:
         """Update all, once everything is known or checked."""
         cdef Py_ssize_t n_unknown
+        cdef bint is_new
         seen_params, seen_grads, seen_states = params, grads, states
         if FASTOPT_FREE_THREADED:
             seen_params = PyDict_Copy(params) if type(params) is dict else params
@@ -268,11 +271,10 @@ cdef class Stepper:
                 PyDict_Copy(state) if isinstance(state, dict) else state for state in states
             ])
         n_unknown = self.entries.find(seen_params, seen_grads, seen_states)
-        if self.entries.has_packed:
-            self.entries.pack_known()
-        if n_unknown or self.entries.has_other_members or not self.is_settled:
+        is_new = n_unknown or self.entries.has_other_members or not self.is_settled
+        if is_new:
             self.settle(seen_states, owner)
-        if n_unknown or self.entries.has_packed:
+        if is_new or self.entries.has_packed:
             self.settle_dicts(params, states, mode)
         self.execute(mode)
         if self.entries.has_packed:
@@ -347,11 +349,12 @@ cdef class Stepper:
             self.enter_new_states(states)
             self.rebind_numbers(params, mode, &n_rebound)
             self.entries.check_unchanged()
+            self.entries.pack_arrays()
         except BaseException:
-            self.restore_numbers(params, n_rebound)
             for state, size in zip(states, sizes):
                 while len(state) > size:
                     state.popitem()  # the last one entered; compares no keys
+            self.restore_numbers(params, n_rebound)
             raise
         return 0
 
@@ -365,9 +368,7 @@ cdef class Stepper:
                 continue
             for k in range(STATE, self.rule.n_operands):
                 if entry.new_states >> k & 1:
-                    PyDict_SetItem(
-                        states[k - STATE], <object> entry.key, <object> entry.operands[k].array
-                    )
+                    states[k - STATE][<object> entry.key] = <object> entry.operands[k].array
         return 0
 
     cdef int rebind_numbers(self, params, float_mode mode, Py_ssize_t* n_rebound) except -1:

@@ -108,15 +108,23 @@ class Optimizer(Declared):
         rows: tuple[Coefficients, ...],
         t: int,
     ) -> None:
-        """Take a step and move the scalars on; keep coefficients that stay the same."""
+        """Take a step and move the scalars on; keep coefficients that stay the same.
+
+        What is kept is written before the step: a hyper-parameter that is set during it has the
+        last word.
+        """
         stepper = self._stepper
-        scalars = self._next_scalars(stepper.steps + 1)  # before the step: it may raise
-        stepper.step(params, grads, self._state_dicts, rows, t, _subnormals.flushes, self)
+        scalars = self._next_scalars(stepper.steps + 1)  # it may raise
+        self._put("_rows", rows if self._is_constant else None)
+        self._put("_follows", bool(self._scalars))
+        try:
+            stepper.step(params, grads, self._state_dicts, rows, t, _subnormals.flushes, self)
+        except BaseException:
+            self._put("_rows", None)
+            self._put("_follows", True)
+            raise
         for name, number in scalars.items():
             self._put(name, number)
-        if self._is_constant:
-            self._put("_rows", rows)
-        self._put("_follows", bool(self._scalars))
 
     @property
     def iter(self) -> int:

@@ -25,8 +25,9 @@ class AdamSettings(Declared):
     _rule_name = "adam"
 
     def _coefficients(self, t: float) -> Coefficients:
-        lr_t = self.lr * sqrt(1.0 - self.beta2**t) / (1.0 - self.beta1**t)
-        return lr_t, 1.0 - self.beta1, 1.0 - self.beta2, self.eps
+        beta1, beta2 = self.beta1, self.beta2
+        lr_t = self.lr * sqrt(1.0 - beta2**t) / (1.0 - beta1**t)
+        return lr_t, 1.0 - beta1, 1.0 - beta2, self.eps
 
 
 class Adam(AdamSettings, Optimizer):

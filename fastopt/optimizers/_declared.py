@@ -10,6 +10,8 @@ from __future__ import annotations
 import functools
 import inspect
 import operator
+import re
+import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
@@ -49,13 +51,14 @@ _ALIASES = {
     "param_groups": ["attributes of the optimizer itself"],
 }
 
-_RAISES = """Raises
-    ------
-    TypeError
-        A hyper-parameter is set, here or later, to something that is not a number; an unknown
-        keyword.
-    ValueError
-        A hyper-parameter is set, here or later, to a number out of its range."""
+_RAISES = """\
+Raises
+------
+TypeError
+    A hyper-parameter is set, here or later, to something that is not a number; an unknown
+    keyword.
+ValueError
+    A hyper-parameter is set, here or later, to a number out of its range."""
 
 
 class _Hyper(NamedTuple):
@@ -146,7 +149,7 @@ class Declared:
         if cls.__init__ is Declared.__init__ or hasattr(cls.__init__, "is_declared"):
             cls.__init__ = _initializer(cls._hypers)  # type: ignore[method-assign]
         if cls.__doc__:
-            cls.__doc__ = cls.__doc__.replace("{raises}", _RAISES)
+            cls.__doc__ = re.sub(r"( *)\{raises\}", _raises, cls.__doc__)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._prepare()
@@ -223,6 +226,11 @@ class Declared:
             if value != self._hypers[name].default
         )
         return f"{type(self).__name__}({', '.join(changed)})"
+
+
+def _raises(placeholder: re.Match[str]) -> str:
+    """Return the section as deep as its placeholder stands, which depends on the interpreter."""
+    return textwrap.indent(_RAISES, placeholder[1])
 
 
 def _initializer(hypers: Mapping[str, _Hyper]) -> Callable[..., None]:

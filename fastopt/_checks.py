@@ -1,4 +1,4 @@
-"""Checks of numbers that users set: hyper-parameters, standard deviations, counters.
+"""Checks of what users set: hyper-parameters, options, standard deviations, counters.
 
 What they are for does not belong here.
 """
@@ -6,11 +6,15 @@ What they are for does not belong here.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-__all__ = ["MAX_COUNT", "count", "fraction", "non_negative"]
+__all__ = [
+    "MAX_COUNT", "bound", "count", "fraction", "non_negative", "one_of", "optional", "positive",
+    "switch", "whole",
+]  # fmt: skip
 
 MAX_COUNT = 2.0**53 - 1.0
 """The most steps that can be counted: from 2⁵³ on floats skip some whole numbers."""
@@ -59,3 +63,54 @@ def count(name: str, value: Any) -> int:
     if not (0.0 <= number <= MAX_COUNT and number.is_integer()):
         raise ValueError(f"{name} must be a whole number from 0 to 2**53 - 1, got {value!r}")
     return int(number)
+
+
+def positive(name: str, value: Any) -> float:
+    """Accept a number > 0; infinity is one."""
+    number = _as_float(name, value)
+    if not number > 0.0:
+        raise ValueError(f"{name} must be greater than 0, got {value!r}")
+    return number
+
+
+def bound(name: str, value: Any) -> float:
+    """Accept a number that is not NaN; infinities are numbers."""
+    number = _as_float(name, value)
+    if math.isnan(number):
+        raise ValueError(f"{name} must be a number, got {value!r}")
+    return number
+
+
+def optional(check: Callable[[str, Any], float]) -> Callable[[str, Any], float | None]:
+    """Accept None, and what a check accepts."""
+
+    def check_unless_none(name: str, value: Any) -> float | None:
+        return None if value is None else check(name, value)
+
+    return check_unless_none
+
+
+def switch(name: str, value: Any) -> bool:
+    """Accept True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
+def whole(name: str, value: Any) -> int:
+    """Accept a whole number from 1."""
+    number = _as_float(name, value)
+    if not (1.0 <= number <= MAX_COUNT and number.is_integer()):
+        raise ValueError(f"{name} must be a whole number from 1, got {value!r}")
+    return int(number)
+
+
+def one_of(*words: str) -> Callable[[str, Any], str]:
+    """Accept one of the words."""
+
+    def check_word(name: str, value: Any) -> str:
+        if not isinstance(value, str) or value not in words:
+            raise ValueError(f"{name} must be {' or '.join(map(repr, words))}, got {value!r}")
+        return value
+
+    return check_word

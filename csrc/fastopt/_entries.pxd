@@ -58,7 +58,9 @@ cdef struct Entry:
     Strides* strides   # of each array
     Py_ssize_t size
     Py_ssize_t head    # elements before the parameter's first aligned one
-    Py_ssize_t row     # of the coefficients: where it begins
+    Py_ssize_t row     # of the coefficients and options
+    double squares     # the sum of its gradient's, where that was measured
+    double factor      # with which its gradient is multiplied then
     cnp.npy_intp[MAX_KNOWN_NDIM] dims
     int ndim
     unsigned int new_states  # a bit for each state that is not in its dict yet
@@ -66,7 +68,8 @@ cdef struct Entry:
     char is_double
     char is_number     # the mapping holds a plain number, to be rebound
     char is_packed     # some operand needs a packed copy
-    char is_frozen     # its gradient is None
+    char is_frozen     # its gradient is None, or it is held
+    char is_held       # by its group, as long as that stays
     char is_described  # what stands here is what a check found
     char is_comparable  # and can tell whether a later step's arrays are like it
     char is_known      # and this step's are
@@ -96,12 +99,13 @@ cdef class Entries:
     cdef int gather_entry(self, Py_ssize_t i, dict grads, tuple states) except -1
     cdef void set_frozen(self, Entry* entry, bint is_frozen) noexcept
     cdef bint check(
-        self, Py_ssize_t i, tuple states, owner, Py_ssize_t n_rows, Py_ssize_t n_coefficients,
+        self, Py_ssize_t i, tuple states, owner, Py_ssize_t n_rows, bint has_groups,
     ) except -1
     cdef int pack_arrays(self) except -1
-    cdef int pack(self, Entry* entry) except -1
+    cdef int pack_gradients(self, bint has_sums) except -1
+    cdef int pack(self, Entry* entry, int k) except -1
     cdef int check_unchanged(self) except -1
-    cdef int copy_back(self) except -1
+    cdef int copy_back(self, int first) except -1
     cdef void own(self) noexcept
     cdef void release(self) noexcept
     cdef void forget(self) noexcept

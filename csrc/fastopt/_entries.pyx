@@ -41,6 +41,7 @@ from fastopt.ndarray cimport (
     item_size,
 )
 from fastopt.spans cimport Span, Spans, is_apart
+from libc.math cimport signbit
 from libc.string cimport memcpy, memset
 
 from collections.abc import Mapping
@@ -60,6 +61,8 @@ cdef extern from "Python.h":
     Py_ssize_t Py_REFCNT(PyObject*) noexcept
 
 cdef enum:
+    # In place of a row: the group's parameters are left alone
+    HELD = -1
     # Shorter arrays are not worth a second call for their head
     MIN_ALIGNED_BYTES = 1024
 
@@ -130,7 +133,7 @@ cdef class Entries:
             if array == NULL or not is_same_key(key, entry.key):
                 return -1
             if array == <PyObject*> None or entry.is_frozen:
-                self.set_frozen(entry, array == <PyObject*> None)
+                self.set_frozen(entry, array == <PyObject*> None or entry.is_held)
                 if entry.is_frozen:
                     entry.is_known = self.has_others = True
                     for k in range(STATE, self.n_operands):
@@ -185,6 +188,7 @@ cdef class Entries:
         for i in range(self.n):
             if i >= n_before or not is_same_key(<PyObject*> keys[i], self.items[i].key):
                 self.items[i].is_described = self.items[i].is_comparable = False
+                self.items[i].is_held, self.items[i].factor = False, 1.0
             self.items[i].key = <PyObject*> keys[i]
             self.items[i].value = NULL
             for k in range(self.n_operands):  # left over only from before a fork
@@ -220,7 +224,7 @@ cdef class Entries:
                 f"no gradient for parameter {key!r}; grads has "
                 f"{', '.join(map(repr, grads)) or 'no keys'}"
             )
-        self.set_frozen(entry, found == <PyObject*> None)
+        self.set_frozen(entry, found == <PyObject*> None or entry.is_held)
         if entry.is_frozen:
             return 0
         own_array(&entry.operands[GRAD], found)
@@ -235,9 +239,12 @@ cdef class Entries:
         return 0
 
     cdef bint check(
-        self, Py_ssize_t i, tuple states, owner, Py_ssize_t n_rows, Py_ssize_t n_coefficients,
+        self, Py_ssize_t i, tuple states, owner, Py_ssize_t n_rows, bint has_groups,
     ) except -1:
-        """Check and describe one entry; return whether it writes memory that it did not before."""
+        """Check and describe one entry; return whether it writes memory that it did not before.
+
+        One that its group holds is frozen from here on, and nothing else is asked of it.
+        """
         cdef Entry* entry = &self.items[i]
         cdef Entry entry_before = entry[0]
         cdef Operand[MAX_OPERANDS] before
@@ -248,6 +255,17 @@ cdef class Entries:
             before[k] = entry.operands[k]
             memcpy(strides_before[k], entry.strides[k], sizeof(Strides))
         entry.is_described = entry.is_comparable = False
+        entry.row = 0
+        if (n_rows > 1 or has_groups) and owner is not None:
+            entry.row = owner._row_of(<object> entry.key)
+            if not -1 <= entry.row < n_rows:
+                raise IndexError(
+                    f"{<object> entry.key!r} is of row {entry.row}, there are {n_rows}"
+                )
+            if entry.row == HELD:
+                entry.is_held = entry.is_known = True
+                self.set_frozen(entry, True)
+                return True
         check_parameter(entry)
         check_gradient(entry)
         entry.new_states = 0
@@ -258,16 +276,11 @@ cdef class Entries:
                 entry.new_states |= 1u << k
             else:
                 check_state(entry, k, self.state_names[k - STATE])
-        entry.row = 0
-        if n_rows > 1 and owner is not None:
-            row = owner._row_of(<object> entry.key)
-            if not 0 <= row < n_rows:
-                raise IndexError(f"{<object> entry.key!r} is of row {row}, there are {n_rows}")
-            entry.row = row * n_coefficients
         describe(entry, self.n_operands)
         self.has_packed |= entry.is_packed
         if entry.is_number:
-            self.pack(entry)
+            for k in range(self.n_operands):
+                self.pack(entry, k)
         entry.is_described = entry.ndim <= MAX_KNOWN_NDIM
         entry.is_comparable = entry.is_described and not entry.is_number
         if not was_described or entry.is_number != was_number:
@@ -282,25 +295,34 @@ cdef class Entries:
     cdef int pack_arrays(self) except -1:
         """Make the packed copies of arrays, as late as can be; plain numbers have theirs."""
         cdef Py_ssize_t i
+        cdef int k
         cdef const Entry* entry
         for i in range(self.n):
             entry = &self.items[i]
             if entry.is_packed and not (entry.is_frozen or entry.is_number):
-                self.pack(&self.items[i])
+                for k in range(self.n_operands):
+                    self.pack(&self.items[i], k)
         return 0
 
-    cdef int pack(self, Entry* entry) except -1:
-        """Give every operand that the kernel can't take as it is a packed copy."""
-        cdef int k
-        cdef Operand* operand
+    cdef int pack_gradients(self, bint has_sums) except -1:
+        """Make those that are measured: of gradients, and of their sums, the last operands."""
+        cdef Py_ssize_t i
+        for i in range(self.n):
+            if self.items[i].is_packed and not self.items[i].is_frozen:
+                self.pack(&self.items[i], GRAD)
+                if has_sums:
+                    self.pack(&self.items[i], self.n_operands - 1)
+        return 0
+
+    cdef int pack(self, Entry* entry, int k) except -1:
+        """Give an operand that the kernel can't take as it is a packed copy, if it has none."""
+        cdef Operand* operand = &entry.operands[k]
         cdef PyArrayObject* p = <PyArrayObject*> entry.operands[PARAM].array
-        for k in range(self.n_operands):
-            operand = &entry.operands[k]
-            if operand.is_packed:
-                check_that(operand.packed == NULL)
-                operand.packed = packed(operand.array, entry.is_double, p)
-                entry.data[k] = <char*> PyArray_DATA(<PyArrayObject*> operand.packed)
-        entry.head = unaligned_head(entry)
+        if operand.is_packed and operand.packed == NULL:
+            operand.packed = packed(operand.array, entry.is_double, p)
+            entry.data[k] = <char*> PyArray_DATA(<PyArrayObject*> operand.packed)
+            if k == PARAM:
+                entry.head = unaligned_head(entry)
         return 0
 
     cdef int check_unchanged(self) except -1:
@@ -313,14 +335,14 @@ cdef class Entries:
                     raise RuntimeError(f"{self.name_of(i, k)} was changed while it was checked")
         return 0
 
-    cdef int copy_back(self) except -1:
-        """Copy what the kernels wrote into packed copies to where these came from."""
+    cdef int copy_back(self, int first) except -1:
+        """Copy what the kernels wrote into packed copies, from an operand on, back."""
         cdef Py_ssize_t i
         cdef int k
         cdef Operand* operand
         for i in range(self.n):
             if self.items[i].is_packed and not self.items[i].is_frozen:
-                for k in range(self.n_operands):
+                for k in range(first, self.n_operands):
                     operand = &self.items[i].operands[k]
                     if operand.is_packed and k != GRAD:
                         cnp.PyArray_CopyInto(
@@ -595,7 +617,7 @@ cdef object new_state(Entry* entry, str name, owner):
     )
     if begins is None:
         np.copyto(state, <object> p)
-    elif begins:
+    elif begins or signbit(begins):
         state.fill(begins)
     return state
 

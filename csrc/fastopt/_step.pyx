@@ -3,6 +3,7 @@
 #
 # Stepper.step:  find all arrays: are they those of the last step?   (_entries; a few ns an array)
 #                else check each that is not, its overlaps, plan    (_entries, _overlaps; can raise)
+#                -> measure gradients, where a step is decided by them; the owner decides
 #                -> enter new states, rebind plain numbers, look once more (can raise)
 #                -> kernels, on this thread or on the pool's         (no GIL if it is long)
 #                -> copy back what was packed
@@ -16,17 +17,26 @@
 # there a step begins with copies of the dicts, which nobody else has.
 
 from cpython.dict cimport PyDict_Copy
-from cpython.mem cimport PyMem_Free, PyMem_Realloc
+from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cython cimport final
-from fastopt._entries cimport PARAM, STATE, Entries, Entry
+from fastopt._entries cimport GRAD, PARAM, STATE, Entries, Entry
 from fastopt._kernels cimport kernels
 from fastopt._overlaps cimport check_gradient_overlap, check_overlaps
 from fastopt._pool cimport Phase, claim, has_awake_worker, run, threads_of_a_call
 from fastopt.atomic cimport load, shared_int, store, swap_if
 from fastopt.debug cimport check_that
 from fastopt.float_mode cimport FLUSH, float_mode, get_float_mode, set_float_mode
-from fastopt.kernels.table cimport MAX_OPERANDS, Rule
+from fastopt.kernels.table cimport (
+    BLOCK,
+    MAX_OPERANDS,
+    Bare,
+    Options,
+    Rule,
+    WithAverage,
+    WithOptions,
+)
 from fastopt.ndarray cimport item_size
+from libc.math cimport INFINITY, isfinite, sqrt
 from libc.string cimport strcmp
 
 import os
@@ -68,11 +78,38 @@ cdef struct Job:
     Py_ssize_t first
     Py_ssize_t size
 
+cdef struct Block:
+    # one whose squares are added in one go, and what was found
+    const Entry* entry
+    Py_ssize_t first
+    Py_ssize_t size
+    double squares
+    bint is_finite
+
+cdef struct Row:
+    # options of a group; neutral ones change no bit
+    WithAverage numbers
+    bint is_neutral
+
 cdef struct Work:
     # what a job needs to know of the step that it is part of
     const Rule* rule
     const double* rows
     const Job* jobs
+    Block* blocks
+    const Row* options  # NULL: all are neutral
+    int sum             # the operand to which gradients are added, or NO_SUM
+    bint adds           # and that is all
+    bint has_average
+    bint is_plain       # none of these
+
+cdef enum:
+    NO_SUM = 0
+
+cdef Bare BARE = Bare(0)
+cdef Row NEUTRAL = Row(
+    WithAverage(Options(1.0, INFINITY, 0.0, 1.0, -INFINITY, INFINITY), 0.0), True
+)
 
 
 # Which process this is, counted in forks: of the threads that were in a step only the one that
@@ -106,6 +143,71 @@ rules = {
 
 
 @final
+cdef class Setup:
+    """What a step is, beside parameters, gradients and coefficients; never changed.
+
+    Parameters
+    ----------
+    states : tuple of dict
+        One for each state of the rule, then the averages and the sums, if there are any; entries
+        for new keys are added.
+    options : tuple of (tuple of float or None)
+        For each row of coefficients: scale, limit, decay, shrink, low, high, 1 - ema; None where
+        all are neutral. Empty where all rows' are.
+    has_average, has_sums : bool
+        Whether averages are kept, and gradients summed over several calls.
+    adds : bool
+        Whether the call is no step yet: it adds its gradients to the sums.
+    measures : bool
+        Whether the owner decides by the gradients, by ``_decide(total, bad, squares)``, what they
+        are multiplied with; None is no step.
+    has_groups : bool
+        Whether the owner says of each key which row is its, by ``_row_of(key)``, -1 for one that is
+        left alone, and of all keys whether they will do, by ``_check_groups(keys)``.
+    """
+
+    cdef readonly tuple states
+    cdef readonly tuple options
+    cdef readonly bint has_average
+    cdef readonly bint has_sums
+    cdef readonly bint adds
+    cdef readonly bint measures
+    cdef readonly bint has_groups
+    cdef Row* rows
+
+    def __cinit__(
+        self, tuple states, tuple options=(), bint has_average=False, bint has_sums=False,
+        bint adds=False, bint measures=False, bint has_groups=False,
+    ):
+        cdef Py_ssize_t i
+        self.states, self.options = states, options
+        self.has_average, self.has_sums, self.adds = has_average, has_sums, adds
+        self.measures, self.has_groups = measures, has_groups
+        if not options:
+            return
+        self.rows = <Row*> PyMem_Malloc(len(options) * sizeof(Row))
+        if self.rows == NULL:
+            raise MemoryError()
+        for i in range(len(options)):
+            self.rows[i] = NEUTRAL
+            if options[i] is not None:
+                scale, limit, decay, shrink, low, high, one_minus_ema = options[i]
+                self.rows[i] = Row(
+                    WithAverage(Options(scale, limit, decay, shrink, low, high), one_minus_ema),
+                    False,
+                )
+
+    def __dealloc__(self):
+        PyMem_Free(self.rows)
+
+    def __reduce__(self):
+        return Setup, (
+            self.states, self.options, self.has_average, self.has_sums, self.adds, self.measures,
+            self.has_groups,
+        )
+
+
+@final
 cdef class Stepper:
     """Takes the parameters of one optimizer through its rule, a call a step.
 
@@ -113,19 +215,22 @@ cdef class Stepper:
     ----------
     rule : str
         Name of the rule in kernels/rules.pxi.
-    steps : int
-        How many steps count as completed.
+    steps, calls : int
+        How many steps count as completed, and how many calls since have added their gradients.
     """
 
     cdef const Rule* rule
     cdef readonly str rule_name
     cdef Entries entries       # what the step under way, or the last one, is over
     cdef shared_int n_steps    # completed
+    cdef shared_int n_calls    # since, which have added their gradients
     cdef shared_int n_known    # those of them that needed no further check
     cdef shared_int n_checked  # entries that were checked, in all steps
     cdef shared_int busy       # the process generation in which a step began, or 0
     cdef unsigned long owner   # the thread that is in it
     cdef bint is_settled       # overlaps and plan are those of the entries as described
+    cdef Setup setup           # that the entries were found for
+    cdef Work work             # of the step under way
     cdef tuple given_rows      # of coefficients
     cdef double* rows          # and as the kernels read them
     cdef Py_ssize_t n_rows
@@ -134,24 +239,33 @@ cdef class Stepper:
     cdef Job* jobs             # of the step under way, if it is for several threads
     cdef Py_ssize_t n_jobs
     cdef Py_ssize_t jobs_capacity
+    cdef Block* blocks         # likewise, if it is measured
+    cdef Py_ssize_t blocks_capacity
 
-    def __cinit__(self, str rule, long long steps=0):
+    def __cinit__(self, str rule, long long steps=0, long long calls=0):
         self.rule = find_rule(rule)
         self.rule_name = rule
         self.entries = Entries(rules[rule][1][STATE:])
-        self.n_steps = steps
+        self.n_steps, self.n_calls = steps, calls
+        self.work.rule = self.rule
 
     def __dealloc__(self):
         PyMem_Free(self.rows)
         PyMem_Free(self.jobs)
+        PyMem_Free(self.blocks)
 
     def __reduce__(self):
-        return Stepper, (self.rule_name, self.steps)
+        return Stepper, (self.rule_name, self.steps, self.calls)
 
     @property
     def steps(self):
         """How many steps have been completed."""
         return load(&self.n_steps)
+
+    @property
+    def calls(self):
+        """How many calls since the last step have added their gradients."""
+        return load(&self.n_calls)
 
     @property
     def known_steps(self):
@@ -169,6 +283,12 @@ cdef class Stepper:
         store(&self.n_steps, steps)
         store(&self.busy, 0)
 
+    def set_calls(self, long long calls):
+        """Set how many calls have added their gradients."""
+        self.begin()
+        store(&self.n_calls, calls)
+        store(&self.busy, 0)
+
     def forget(self):
         """Check every parameter anew in the next step, and find its row of coefficients."""
         self.begin()
@@ -176,7 +296,8 @@ cdef class Stepper:
         store(&self.busy, 0)
 
     def step(
-        self, params, grads, tuple states, tuple rows, long long as_of, bint flush, owner=None,
+        self, params, grads, Setup setup not None, tuple rows, long long as_of, bint flush,
+        owner=None,
     ):
         """Update all parameters and states in place.
 
@@ -184,8 +305,8 @@ cdef class Stepper:
         ----------
         params, grads : mapping
             What `update` of the optimizers takes.
-        states : tuple of dict
-            One for each state of the rule; entries for new keys are added.
+        setup : Setup
+            States and options.
         rows : tuple of tuple of float
             Rows of coefficients, each in the order in which the rule reads them.
         as_of : int
@@ -195,8 +316,14 @@ cdef class Stepper:
             Whether the kernels flush subnormal numbers.
         owner : optional
             Says of a new key, by ``_beginning_of(state, key)``, how a state begins (a number, or
-            None for a copy of the parameter), and by ``_row_of(key)`` which row is its; zeros and
-            the first row without one.
+            None for a copy of the parameter), and by ``_row_of(key)`` which row is its, where there
+            are several; zeros and the first row without one.
+
+        Returns
+        -------
+        None, float or False
+            Where gradients were measured, their norm; False if the owner has decided against the
+            step, with which nothing has changed.
         """
         cdef float_mode mode = get_float_mode() | FLUSH if flush else get_float_mode()
         self.begin()
@@ -209,14 +336,42 @@ cdef class Stepper:
                 )
             if rows is not self.given_rows:
                 self.set_rows(rows)
-            if len(states) != len(self.entries.state_names):
-                raise TypeError(f"rule {self.rule_name} has states {self.entries.state_names}")
-            self.take(params, grads, states, owner, mode)
-            store(&self.n_steps, load(&self.n_steps) + 1)
+            if setup is not self.setup:
+                self.set_up(setup)
+            norm = self.take(params, grads, owner, mode)
+            if norm is False:
+                pass
+            elif setup.adds:
+                store(&self.n_calls, load(&self.n_calls) + 1)
+            else:
+                store(&self.n_calls, 0)
+                store(&self.n_steps, load(&self.n_steps) + 1)
         finally:
             if self.entries.owns_references:
                 self.entries.release()
             store(&self.busy, 0)
+        return norm
+
+    cdef int set_up(self, Setup setup) except -1:
+        """Follow another setup; entries that have other operands are found anew."""
+        cdef tuple names = rules[self.rule_name][1][STATE:]
+        self.setup = None
+        if setup.has_average:
+            names += ("average",)
+        if setup.has_sums:
+            names += ("accumulated",)
+        if len(setup.states) != len(names):
+            raise TypeError(f"rule {self.rule_name} has states {names}")
+        if names != self.entries.state_names:
+            self.entries, self.is_settled = Entries(names), False
+        self.work.options = setup.rows
+        self.work.has_average, self.work.adds = setup.has_average, setup.adds
+        self.work.sum = self.entries.n_operands - 1 if setup.has_sums else NO_SUM
+        self.work.is_plain = setup.rows == NULL and not (setup.has_sums or setup.measures)
+        if not setup.measures:
+            self.set_factors(1.0)
+        self.setup = setup
+        return 0
 
     cdef int begin(self) except -1:
         """Refuse a step within a step, unless that one was left behind in a parent process."""
@@ -259,10 +414,12 @@ cdef class Stepper:
         self.given_rows, self.n_rows = rows, len(rows)
         return 0
 
-    cdef int take(self, params, grads, tuple states, owner, float_mode mode) except -1:
+    cdef object take(self, params, grads, owner, float_mode mode):
         """Update all, once everything is known or checked."""
         cdef Py_ssize_t n_unknown
         cdef bint is_new
+        cdef tuple states = self.setup.states
+        norm = None
         seen_params, seen_grads, seen_states = params, grads, states
         if FASTOPT_FREE_THREADED:
             seen_params = PyDict_Copy(params) if type(params) is dict else params
@@ -274,14 +431,21 @@ cdef class Stepper:
         is_new = n_unknown or self.entries.has_other_members or not self.is_settled
         if is_new:
             self.settle(seen_states, owner)
+        self.work.rows, self.work.jobs = self.rows, self.jobs
+        if self.setup.measures:
+            norm = self.measure(owner, mode)
+            if norm is False:
+                return norm
         if is_new or self.entries.has_packed:
             self.settle_dicts(params, states, mode)
+        elif self.setup.measures:
+            self.entries.check_unchanged()
         self.execute(mode)
         if self.entries.has_packed:
-            self.entries.copy_back()
+            self.entries.copy_back(self.work.sum if self.work.adds else PARAM)
         if n_unknown == 0:
             store(&self.n_known, load(&self.n_known) + 1)
-        return 0
+        return norm
 
     cdef int settle(self, tuple states, owner) except -1:
         """Check what was not recognised, and plan; nothing is written."""
@@ -294,9 +458,11 @@ cdef class Stepper:
         self.is_settled = False
         for i in range(entries.n):
             if not entries.items[i].is_known:
-                moved |= entries.check(i, states, owner, self.n_rows, self.rule.n_coefficients)
+                moved |= entries.check(i, states, owner, self.n_rows, self.setup.has_groups)
                 store(&self.n_checked, load(&self.n_checked) + 1)
             has_packed |= entries.items[i].is_packed  # of a frozen one, too: it may thaw
+        if self.setup.has_groups and owner is not None:
+            owner._check_groups(entries.keys)
         if moved:
             check_overlaps(entries)
         else:
@@ -320,7 +486,7 @@ cdef class Stepper:
                 n += entry.size // CHUNK + 1
                 self.bytes_moved += entry.size * item_size(entry.is_double)
         # each element of p and of the states is read and written, of g read
-        self.bytes_moved *= 2 * self.rule.n_operands - 1
+        self.bytes_moved *= 2 * entries.n_operands - 1
         if self.bytes_moved < AWAKE_THREADING_BYTES:
             return 0
         if n > self.jobs_capacity:
@@ -339,6 +505,89 @@ cdef class Stepper:
                 self.jobs[self.n_jobs] = Job(entry, first, size)
                 self.n_jobs += 1
                 first += size
+        return 0
+
+    cdef object measure(self, owner, float_mode mode):
+        """Measure all gradients; return their norm once the owner has decided, False for no step.
+
+        Nothing of the caller's is written.
+        """
+        cdef Entries entries = self.entries
+        cdef Py_ssize_t i, k = 0
+        cdef double total = 0
+        cdef Entry* entry
+        cdef Phase phase
+        bad = None
+        if not entries.owns_references:
+            entries.own()
+        entries.pack_gradients(self.work.sum != NO_SUM)
+        phase = Phase(measure_block, self.cut_blocks(), False)
+        self.work.blocks = self.blocks
+        if phase.n_jobs > 0:
+            self.run_jobs(&phase, self.bytes_measured(), mode, False)
+        for i in range(entries.n):
+            entry = &entries.items[i]
+            if entry.is_frozen:
+                continue
+            entry.squares = 0
+            while k < phase.n_jobs and self.blocks[k].entry == entry:
+                entry.squares += self.blocks[k].squares
+                if bad is None and not self.blocks[k].is_finite:
+                    bad = (<object> entry.key,)
+                k += 1
+            total += entry.squares
+        decided = owner._decide(total, bad, self.measured)
+        if decided is None:
+            return False
+        self.set_factors(decided)
+        return sqrt(total)
+
+    cdef Py_ssize_t bytes_measured(self) noexcept:
+        return self.bytes_moved // (2 * self.entries.n_operands - 1)
+
+    cdef Py_ssize_t cut_blocks(self) except -1:
+        """Cut all gradients into blocks; return how many there are."""
+        cdef Entries entries = self.entries
+        cdef Py_ssize_t i, first, n = 0
+        cdef const Entry* entry
+        for i in range(entries.n):
+            if not entries.items[i].is_frozen:
+                n += (entries.items[i].size + BLOCK - 1) // BLOCK
+        if n > self.blocks_capacity:
+            blocks = <Block*> PyMem_Realloc(self.blocks, n * sizeof(Block))
+            if blocks == NULL:
+                raise MemoryError()
+            self.blocks, self.blocks_capacity = blocks, n
+        n = 0
+        for i in range(entries.n):
+            entry = &entries.items[i]
+            for first in range(0, 0 if entry.is_frozen else entry.size, BLOCK):
+                check_that(n < self.blocks_capacity)
+                self.blocks[n] = Block(entry, first, min(BLOCK, entry.size - first), 0, True)
+                n += 1
+        return n
+
+    def measured(self):
+        """Return row and sum of squares of each gradient that was measured, for the owner."""
+        cdef Py_ssize_t i
+        return [
+            (self.entries.items[i].row, self.entries.items[i].squares)
+            for i in range(self.entries.n)
+            if not self.entries.items[i].is_frozen
+        ]
+
+    cdef int set_factors(self, decided) except -1:
+        """Note what each gradient, or all of them, are multiplied with."""
+        cdef Entries entries = self.entries
+        cdef list each = decided if type(decided) is list else None
+        cdef double all_of_them = 1.0 if each is not None else decided
+        cdef Py_ssize_t i, k = 0
+        for i in range(entries.n):
+            if each is None:
+                entries.items[i].factor = all_of_them
+            elif not entries.items[i].is_frozen:
+                entries.items[i].factor = each[k]
+                k += 1
         return 0
 
     cdef int settle_dicts(self, params, tuple states, float_mode mode) except -1:
@@ -366,7 +615,7 @@ cdef class Stepper:
             entry = &self.entries.items[i]
             if entry.is_frozen or entry.is_known:
                 continue
-            for k in range(STATE, self.rule.n_operands):
+            for k in range(self.work.sum if self.work.adds else STATE, self.entries.n_operands):
                 if entry.new_states >> k & 1:
                     states[k - STATE][<object> entry.key] = <object> entry.operands[k].array
         return 0
@@ -386,6 +635,8 @@ cdef class Stepper:
                     f"{type(params).__name__}"
                 )
             self.run_entry(entry, mode)
+            if self.work.adds:
+                continue
             array = <object> entry.operands[PARAM].array
             n_rebound[0] = i + 1
             params[key] = array[()] if issubclass(type(value), np.generic) else array.item()
@@ -404,30 +655,36 @@ cdef class Stepper:
 
     cdef int execute(self, float_mode mode) except -1:
         """Call the kernels: here and now if that is short, else without the GIL."""
-        cdef Work work
         cdef Phase phase
-        cdef int n_threads = 1
-        cdef bint is_awake
-        cdef float_mode before
         check_that(self.entries.is_consistent())
         if self.bytes_moved < GIL_BYTES:
             self.run_all(mode)
             return 0
         if not self.entries.owns_references:
             self.entries.own()
-        work = Work(self.rule, self.rows, self.jobs)
         phase = Phase(run_job, self.n_jobs, False)
-        is_awake = has_awake_worker()
-        if self.n_jobs > 1 and (is_awake or self.bytes_moved >= THREADING_BYTES):
+        self.run_jobs(&phase, self.bytes_moved, mode, self.work.sum == NO_SUM)
+        return 0
+
+    cdef int run_jobs(
+        self, const Phase* phase, Py_ssize_t bytes_moved, float_mode mode, bint or_all,
+    ) except -1:
+        """Do the jobs of a phase, or all arrays in one go where they are not worth more threads."""
+        cdef int n_threads = 1
+        cdef bint is_awake = has_awake_worker()
+        cdef float_mode before
+        if phase.n_jobs > 1 and bytes_moved >= (
+            AWAKE_THREADING_BYTES if is_awake else THREADING_BYTES
+        ):
             n_threads = claim(threads_of_a_call())
         with nogil:
-            if n_threads > 1:
+            if n_threads == 1 and (or_all or phase.n_jobs == 0):
+                self.run_all(mode)
+            else:
                 before = get_float_mode()
                 set_float_mode(mode)  # the workers take it over
-                run(n_threads, &work, &phase, 1, is_awake)
+                run(n_threads, &self.work, phase, 1, is_awake)
                 set_float_mode(before)
-            else:
-                self.run_all(mode)
         return 0
 
     cdef void run_all(self, float_mode mode) noexcept nogil:
@@ -440,7 +697,7 @@ cdef class Stepper:
         for i in range(self.entries.n):
             entry = &self.entries.items[i]
             if not (entry.is_frozen or entry.is_number):
-                call_kernel(self.rule, self.rows, entry, 0, entry.size)
+                call_kernel(&self.work, entry, 0, entry.size)
         if mode != before:
             set_float_mode(before)
 
@@ -448,7 +705,7 @@ cdef class Stepper:
         """Take one entry through the rule."""
         cdef float_mode before = get_float_mode()
         set_float_mode(mode)
-        call_kernel(self.rule, self.rows, entry, 0, entry.size)
+        call_kernel(&self.work, entry, 0, entry.size)
         set_float_mode(before)
 
 
@@ -468,42 +725,127 @@ cdef const Rule* find_rule(str name) except NULL:
 cdef void run_job(void* context, Py_ssize_t job, int _thread) noexcept nogil:
     cdef Work* work = <Work*> context
     cdef const Job* j = &work.jobs[job]
-    call_kernel(work.rule, work.rows, j.entry, j.first, j.size)
+    call_kernel(work, j.entry, j.first, j.size)
 
 
 cdef inline void call_kernel(
-    const Rule* rule, const double* rows, const Entry* entry, Py_ssize_t first, Py_ssize_t size,
+    const Work* work, const Entry* entry, Py_ssize_t first, Py_ssize_t size,
 ) noexcept nogil:
     """Take a stretch of an entry through the rule, the elements before alignment by themselves."""
-    cdef const double* c = rows + entry.row
     check_that(first >= 0)
     check_that(size >= 0)
     check_that(size <= entry.size - first)
     if first == 0 and entry.head == 0:
-        call_kernel_at(rule, c, entry, size, entry.data)
+        call_kernel_at(work, entry, size, entry.data)
         return
     if first == 0:
-        call_kernel_at(rule, c, entry, entry.head, entry.data)
+        call_kernel_at(work, entry, entry.head, entry.data)
         first = entry.head
         size -= entry.head
-    call_kernel_from(rule, c, entry, first, size)
+    call_kernel_from(work, entry, first, size)
 
 
 cdef void call_kernel_from(
-    const Rule* rule, const double* c, const Entry* entry, Py_ssize_t first, Py_ssize_t size,
+    const Work* work, const Entry* entry, Py_ssize_t first, Py_ssize_t size,
 ) noexcept nogil:
     cdef char* a[MAX_OPERANDS]
     cdef Py_ssize_t offset = first * item_size(entry.is_double)
     cdef int k
-    for k in range(rule.n_operands):
+    for k in range(work.rule.n_operands + work.has_average):
         a[k] = entry.data[k] + offset
-    call_kernel_at(rule, c, entry, size, a)
+    if work.sum != NO_SUM:
+        a[work.sum] = entry.data[work.sum] + offset
+    call_kernel_at(work, entry, size, a)
 
 
 cdef inline void call_kernel_at(
-    const Rule* rule, const double* c, const Entry* entry, Py_ssize_t size, char** a,
+    const Work* work, const Entry* entry, Py_ssize_t size, char** a,
 ) noexcept nogil:
-    if entry.is_double:
-        rule.float64(c, size, <double**> a)
+    cdef const double* c = work.rows + entry.row * work.rule.n_coefficients
+    if not work.is_plain:
+        call_with_options(work, c, entry, size, a)
+    elif entry.is_double:
+        work.rule.float64.bare(c, &BARE, size, <double**> a)
     else:
-        rule.float32(c, size, <float**> a)
+        work.rule.float32.bare(c, &BARE, size, <float**> a)
+
+
+cdef void call_with_options(
+    const Work* work, const double* c, const Entry* entry, Py_ssize_t size, char** operands,
+) noexcept nogil:
+    """Sum the gradient, take the stretch through the rule's variant, and clear the sum."""
+    cdef char* a[MAX_OPERANDS]
+    cdef Row row = NEUTRAL if work.options == NULL else work.options[entry.row]
+    cdef WithOptions options
+    cdef int k
+    if work.sum != NO_SUM:
+        add(entry.is_double, size, operands[GRAD], operands[work.sum])
+        if work.adds:
+            return
+    for k in range(work.rule.n_operands + work.has_average):
+        a[k] = operands[k]
+    if work.sum != NO_SUM:
+        a[GRAD] = operands[work.sum]
+    if entry.factor != 1.0:
+        row.numbers.options.scale *= entry.factor
+        row.is_neutral = False
+    if work.has_average:
+        if entry.is_double:
+            work.rule.float64.with_average(c, &row.numbers, size, <double**> a)
+        else:
+            work.rule.float32.with_average(c, &row.numbers, size, <float**> a)
+    elif row.is_neutral:
+        if entry.is_double:
+            work.rule.float64.bare(c, &BARE, size, <double**> a)
+        else:
+            work.rule.float32.bare(c, &BARE, size, <float**> a)
+    else:
+        options = WithOptions(row.numbers.options)
+        if entry.is_double:
+            work.rule.float64.with_options(c, &options, size, <double**> a)
+        else:
+            work.rule.float32.with_options(c, &options, size, <float**> a)
+    if work.sum != NO_SUM:
+        clear(entry.is_double, size, operands[work.sum])
+
+
+cdef void add(bint is_double, Py_ssize_t n, char* g, char* total) noexcept nogil:
+    if is_double:
+        kernels.gradients64.add(n, <double*> g, <double*> total)
+    else:
+        kernels.gradients32.add(n, <float*> g, <float*> total)
+
+
+cdef void clear(bint is_double, Py_ssize_t n, char* total) noexcept nogil:
+    if is_double:
+        kernels.gradients64.clear(n, <double*> total)
+    else:
+        kernels.gradients32.clear(n, <float*> total)
+
+
+cdef void measure_block(void* context, Py_ssize_t job, int _thread) noexcept nogil:
+    """Add the squares of a block, and find out whether its gradients are finite.
+
+    They are wherever the sum is; else each is looked at: squares may overflow.
+    """
+    cdef Work* work = <Work*> context
+    cdef Block* block = &work.blocks[job]
+    cdef const Entry* entry = block.entry
+    cdef Py_ssize_t offset = block.first * item_size(entry.is_double)
+    cdef char* g = entry.data[GRAD] + offset
+    cdef char* total = NULL
+    if work.sum != NO_SUM:
+        total = entry.data[work.sum] + offset
+    if entry.is_double:
+        block.squares = kernels.gradients64.sum_of_squares(
+            block.size, <double*> g, <double*> total
+        )
+    else:
+        block.squares = kernels.gradients32.sum_of_squares(block.size, <float*> g, <float*> total)
+    block.is_finite = True
+    if isfinite(block.squares):
+        return
+    if entry.is_double:
+        block.is_finite = kernels.gradients64.is_finite(block.size, <double*> g)
+    else:
+        block.is_finite = kernels.gradients32.is_finite(block.size, <float*> g)

@@ -7,12 +7,15 @@ mathematics says is in `fastopt.reference`, which equals these bit for bit.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fastopt import _subnormals
-from fastopt._step import Stepper, rules
-from fastopt.optimizers._declared import Coefficients, Declared, State, internal
+from fastopt._step import Setup, Stepper, rules
+from fastopt.optimizers._declared import Coefficients, State, internal
+from fastopt.optimizers._options import Optioned, option_row
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -20,13 +23,14 @@ if TYPE_CHECKING:
 __all__ = ["Optimizer"]
 
 
-class Optimizer(Declared):
+class Optimizer(Optioned):
     """An optimizer whose steps are compiled: a rule of the kernels, and a dict for each state."""
 
     _stepper: Stepper = internal()
     _rows: tuple[Coefficients, ...] | None = internal()  # as long as they stay the same
-    _state_dicts: tuple[State, ...] = internal(())
-    _follows: bool = internal(True)  # something is to be done after the next step
+    _setup: Setup | None = internal()  # likewise
+    _spare: State = internal()  # arrays of sums that were used
+    _follows: bool = internal(True)  # a step is more than a call of the stepper
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -39,16 +43,27 @@ class Optimizer(Declared):
         super()._prepare()
         self._put("_stepper", Stepper(self._rule_name))
 
+    def _begin(self) -> None:
+        super()._begin()
+        self._put("_spare", {})
+        self._stepper.set_calls(0)
+
     def __copy__(self) -> Self:
         new = object.__new__(type(self))
-        vars(new).update(vars(self))
+        vars(new).update(self.__getstate__())
         vars(new)["_stepper"] = copy.copy(self._stepper)  # it counts the steps of one optimizer
         return new
 
+    def __getstate__(self) -> dict[str, Any]:
+        kept = {"_rows": None, "_setup": None, "_spare": {}, "_deciding": (), "_follows": True}
+        return {**super().__getstate__(), **kept}
+
     def _was_set(self, name: str) -> None:
-        if name in self._states:
-            self._put("_state_dicts", tuple(getattr(self, name, {}) for name in self._states))
+        super()._was_set(name)
+        if name == "groups":
+            self._stepper.forget()  # which row is whose
         self._put("_rows", None)
+        self._put("_setup", None)
         self._put("_follows", True)
 
     def update(self, params: MutableMapping[Any, Any], grads: Mapping[Any, Any]) -> None:
@@ -92,39 +107,98 @@ class Optimizer(Declared):
         >>> params["W"].tolist(), params["scale"], params["frozen"].tolist()
         ([[0.75, 0.75], [0.75, 0.75]], 2.0, [0.0, 0.0, 0.0])
         """
+        if self._follows:
+            self._step_and_follow(params, grads)
+            return
         stepper, rows, t = self._stepper, self._rows, -1
         if rows is None:
             t = stepper.steps
             rows = (self._coefficients(t + 1.0),)  # a float: powers of it are faster
-        if self._follows:
-            self._step_and_follow(params, grads, rows, t)
-        else:
-            stepper.step(params, grads, self._state_dicts, rows, t, _subnormals.flushes, self)
+        stepper.step(params, grads, self._setup, rows, t, _subnormals.flushes, self)
 
     def _step_and_follow(
-        self,
-        params: MutableMapping[Any, Any],
-        grads: Mapping[Any, Any],
-        rows: tuple[Coefficients, ...],
-        t: int,
+        self, params: MutableMapping[Any, Any], grads: Mapping[Any, Any]
     ) -> None:
-        """Take a step and move the scalars on; keep coefficients that stay the same.
+        """Take a step with all that may belong to one; keep what stays the same.
 
         What is kept is written before the step: a hyper-parameter that is set during it has the
         last word.
         """
-        stepper = self._stepper
-        scalars = self._next_scalars(stepper.steps + 1)  # it may raise
-        self._put("_rows", rows if self._is_constant else None)
-        self._put("_follows", bool(self._scalars))
+        self._refuse_averaged()
+        stepper, numbers = self._stepper, self._numbers()
+        t, n_calls = stepper.steps, stepper.calls + 1
+        rows = numbers.at(t)
+        coefficients = self._coefficients_of(rows, t + 1.0)
+        scalars = self._next_scalars_of(rows[0], t + 1)  # it may raise
+        adds, sums, setup = n_calls < self.accumulate, None, self._setup
+        if adds or n_calls > 1:
+            sums = self._sums(params, grads, n_calls)
+            grads = grads if adds else _without_none(grads, sums)
+        if setup is None or numbers.vary or sums is not None:
+            setup = self._new_setup(rows, n_calls, sums, adds)
+        is_constant = self._is_constant and not numbers.vary
+        is_plain = sums is None and not (numbers.vary or numbers.are_measured or self._scalars)
+        self._put("_deciding", rows)
+        self._put("_rows", coefficients if is_constant else None)
+        self._put("_setup", setup if sums is None else None)
+        self._put("_follows", not (is_plain and (is_constant or len(rows) == 1)))
         try:
-            stepper.step(params, grads, self._state_dicts, rows, t, _subnormals.flushes, self)
+            norm = stepper.step(params, grads, setup, coefficients, t, _subnormals.flushes, self)
         except BaseException:
-            self._put("_rows", None)
-            self._put("_follows", True)
+            self._was_set("")
+            self._follow_sums(sums)
             raise
-        for name, number in scalars.items():
-            self._put(name, number)
+        self._follow_sums(sums)
+        if norm is False:
+            self._put("skipped", self.skipped + 1)
+        elif not adds:
+            self._put("norm", norm)
+            for name, number in scalars.items():
+                self._put(name, number)
+
+    def _new_setup(
+        self, rows: Sequence[Any], n_calls: int, sums: State | None, adds: bool
+    ) -> Setup:
+        """Return what the stepper is told beside the coefficients."""
+        dicts = [getattr(self, name) for name in self._states]
+        averages = self.ema is not None
+        if averages:
+            dicts.append(self.average)
+        if sums is not None:
+            dicts.append(sums)
+        options = tuple([option_row(row, n_calls) for row in rows])
+        measures = self._numbers().are_measured and not (adds and self.nonfinite == "propagate")
+        return Setup(
+            tuple(dicts), options if any(options) else (), averages, sums is not None, adds,
+            measures, len(self.groups) > 0,
+        )  # fmt: skip
+
+    def _sums(
+        self, params: MutableMapping[Any, Any], grads: Mapping[Any, Any], n_calls: int
+    ) -> State:
+        """Return the dict of sums that a call adds to, which is public from now on.
+
+        Arrays that were used are used again: they hold -0.0, to which adding is exact. Those whose
+        gradient is missing in the first call are dropped, for it may be in all.
+        """
+        if n_calls > 1:
+            return self.accumulated
+        sums, has_all = self._spare, isinstance(params, Mapping) and isinstance(grads, Mapping)
+        if sums and has_all:
+            sums = {
+                key: array
+                for key, array in sums.items()
+                if key in params and key in grads and grads[key] is not None
+            }
+        self._put("_spare", {})
+        self._put("accumulated", sums)
+        return sums
+
+    def _follow_sums(self, sums: State | None) -> None:
+        """Show sums while there is something in them, and keep their arrays."""
+        if sums is not None and self._stepper.calls == 0:
+            self._put("_spare", sums)
+            self._put("accumulated", {})
 
     @property
     def iter(self) -> int:
@@ -134,3 +208,13 @@ class Optimizer(Declared):
     @iter.setter
     def iter(self, steps: int) -> None:
         self._stepper.set_steps(steps)
+
+
+def _without_none(grads: Mapping[Any, Any], sums: State) -> Mapping[Any, Any]:
+    """Return gradients in which None is -0.0 where there is a sum, which that leaves as it is."""
+    if not isinstance(grads, Mapping) or all(g is not None for g in grads.values()):
+        return grads
+    return {
+        key: np.full(sums[key].shape, -0.0, sums[key].dtype) if g is None and key in sums else g
+        for key, g in grads.items()
+    }

@@ -27,7 +27,7 @@ else:
         return lambda cls: cls
 
 
-__all__ = ["Coefficients", "Declared", "State", "hyper", "internal", "scalar", "state"]
+__all__ = ["Coefficients", "Declared", "State", "hyper", "internal", "option", "scalar", "state"]
 
 Coefficients = tuple[float, ...]
 State = dict[Any, NDArray[Any]]
@@ -48,22 +48,41 @@ _ALIASES = {
     "step": [_UPDATE],
     "apply_gradients": [_UPDATE],
     "zero_grad": [f"nothing to do: {_UPDATE} is given the gradients, and keeps none"],
-    "param_groups": ["attributes of the optimizer itself"],
+    "param_groups": ["groups"],
+    "clipvalue": ["clip_value"],
+    "clipnorm": ["clip_norm"],
+    "global_clipnorm": ["clip_global_norm"],
+    "max_norm": ["clip_global_norm"],
+    "use_ema": ["ema"],
+    "ema_momentum": ["ema"],
+    "gradient_accumulation_steps": ["accumulate"],
+    "decoupled_weight_decay": ["decoupled"],
+    "loss_scale_factor": ["lr"],
 }
 
 _RAISES = """\
+Other Parameters
+----------------
+{options}
+    What every optimizer takes, by keyword alone: see :doc:`/options`.
+
 Raises
 ------
 TypeError
-    A hyper-parameter is set, here or later, to something that is not a number; an unknown
-    keyword.
+    A hyper-parameter is set, here or later, to something that is neither a number nor a
+    schedule, a callable of the number of steps completed; an unknown keyword.
 ValueError
-    A hyper-parameter is set, here or later, to a number out of its range."""
+    A hyper-parameter is set, here or later, to a number out of its range. What a schedule
+    returns is checked in the step."""
 
 
 class _Hyper(NamedTuple):
-    default: float
-    check: Callable[[str, Any], float]
+    """A number, or an option of every optimizer."""
+
+    default: Any
+    check: Callable[[str, Any], Any]
+    may_vary: bool = True  # it may be a schedule
+    in_groups: bool = True  # a group may have one of its own
 
 
 class _State(NamedTuple):
@@ -78,9 +97,21 @@ class _Internal(NamedTuple):
     default: Any
 
 
+class _Option(_Hyper):
+    """One that is given by keyword alone."""
+
+
 def hyper(check: Callable[[str, Any], float], *, default: float) -> Any:
     """Declare a hyper-parameter: an argument of the class, and an attribute checked when set."""
     return _Hyper(default, check)
+
+
+def option(
+    check: Callable[[str, Any], Any], *, default: Any, kw_only: Literal[True],
+    may_vary: bool = True, in_groups: bool = True,
+) -> Any:  # fmt: skip
+    """Declare an option, or another default of one that all have."""
+    return _Option(default, check, may_vary, in_groups)
 
 
 def state(begins: float | str = 0.0, *, init: Literal[False] = False) -> Any:
@@ -116,10 +147,13 @@ def internal(default: Any = None, *, init: Literal[False] = False) -> Any:
     return _Internal(default)
 
 
-_KINDS = {_Hyper: "_hypers", _State: "_states", _Scalar: "_scalars", _Internal: "_internals"}
+_KINDS = {
+    _Hyper: "_hypers", _Option: "_options", _State: "_states", _Scalar: "_scalars",
+    _Internal: "_internals",
+}  # fmt: skip
 
 
-@dataclass_transform(field_specifiers=(hyper, state, scalar, internal))
+@dataclass_transform(field_specifiers=(hyper, option, state, scalar, internal))
 class Declared:
     """Base of declarations: attributes that are checked whenever they are set.
 
@@ -131,6 +165,9 @@ class Declared:
     """Name of the rule in csrc/fastopt/kernels/rules.pxi, which names coefficients and operands."""
 
     _hypers: ClassVar[dict[str, _Hyper]] = {}
+    _options: ClassVar[dict[str, _Option]] = {}
+    _settings: ClassVar[dict[str, _Hyper]] = {}
+    """Hyper-parameters and options."""
     _states: ClassVar[dict[str, _State]] = {}
     _scalars: ClassVar[dict[str, _Scalar]] = {}
     _internals: ClassVar[dict[str, _Internal]] = {}
@@ -138,37 +175,48 @@ class Declared:
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         for kind, name in _KINDS.items():
-            own = {key: value for key, value in vars(cls).items() if isinstance(value, kind)}
+            own = {key: value for key, value in vars(cls).items() if type(value) is kind}
             inherited = (vars(base).get(name, {}) for base in reversed(cls.__mro__[1:]))
             setattr(cls, name, functools.reduce(operator.or_, [*inherited, own]))
             for key in own:  # an attribute of the class, too, would make the instance's slower
                 delattr(cls, key)
+        cls._settings = {**cls._hypers, **cls._options}
         for name in _ALIASES:
             if name not in cls._names() and (alias := _alias(cls, name)):
                 setattr(cls, name, _Elsewhere(name, alias))
         if cls.__init__ is Declared.__init__ or hasattr(cls.__init__, "is_declared"):
-            cls.__init__ = _initializer(cls._hypers)  # type: ignore[method-assign]
+            cls.__init__ = _initializer(cls)  # type: ignore[method-assign]
         if cls.__doc__:
-            cls.__doc__ = re.sub(r"( *)\{raises\}", _raises, cls.__doc__)
+            text = _RAISES.format(options=", ".join(cls._options))
+            cls.__doc__ = re.sub(
+                r"( *)\{raises\}", lambda found: textwrap.indent(text, found[1]), cls.__doc__
+            )  # as deep as its placeholder stands, which depends on the interpreter
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._prepare()
-        values = {name: declared.default for name, declared in self._hypers.items()}
+        values = {name: declared.default for name, declared in self._settings.items()}
         values.update(_bound(type(self), args, kwargs))
         for name, value in values.items():
             setattr(self, name, value)
-        for name in self._states:
-            setattr(self, name, {})
-        for name, number in self._scalars.items():
-            setattr(self, name, number.begins)
+        self._begin()
 
     def _prepare(self) -> None:
         """Set the attributes that are no arguments."""
         for name, each in self._internals.items():
             self._put(name, each.default)
 
+    def _begin(self) -> None:
+        """Set what changes with the steps to what it is before the first one."""
+        for name in self._states:
+            setattr(self, name, {})
+        for name, number in self._scalars.items():
+            setattr(self, name, number.begins)
+
     def _coefficients(self, t: float) -> Coefficients:
-        """Return the rule's coefficients for step t, counted from 1."""
+        """Return the rule's coefficients for step t, counted from 1.
+
+        `self` may be what holds a group's numbers: read hyper-parameters and scalars alone.
+        """
         raise NotImplementedError
 
     _is_constant = False
@@ -188,15 +236,19 @@ class Declared:
     if not TYPE_CHECKING:  # a checker would take any name to exist
 
         def __setattr__(self, name: str, value: Any) -> None:
-            declared = self._hypers.get(name)
+            declared = self._settings.get(name)
             if declared is not None:
-                value = declared.check(name, value)
+                value = self._checked(name, declared, value)
             elif name == "iter":
                 value = count(name, value)
             elif not self._may_have(name):
                 raise AttributeError(_unknown(type(self), name, "has no", "it has", self._names()))
             object.__setattr__(self, name, value)
             self._was_set(name)
+
+    def _checked(self, name: str, declared: _Hyper, value: Any) -> Any:
+        """Return a setting as it is kept; a schedule's numbers are checked in their steps."""
+        return value if declared.may_vary and callable(value) else declared.check(name, value)
 
     def _put(self, name: str, value: Any) -> None:
         """Set an attribute as it is; reading stays fast where nobody asks for ``__dict__``."""
@@ -207,44 +259,40 @@ class Declared:
 
     @classmethod
     def _names(cls) -> list[str]:
-        return [*cls._hypers, *cls._states, *cls._scalars, "iter", "update"]
+        public = [name for name in cls._internals if not name.startswith("_")]
+        names = [*cls._settings, *cls._states, *cls._scalars, *public, "iter", "update"]
+        return [*dict.fromkeys(names)]
 
     def _may_have(self, name: str) -> bool:
         """Tell whether the name is not a typo; a user's own class may have any."""
         is_own_class = type(self).__module__.partition(".")[0] == "fastopt"
-        known = name in self._states or name in self._scalars
+        known = name in self._states or name in self._scalars or name in self._internals
         return known or name.startswith("_") or not is_own_class
 
     def __dir__(self) -> list[str]:
         return [name for name in super().__dir__() if name not in _ALIASES or hasattr(self, name)]
 
     def __repr__(self) -> str:
-        values = {name: getattr(self, name) for name in self._hypers}
+        values = {name: getattr(self, name) for name in self._settings}
         changed = (
             f"{name}={value!r}"
             for name, value in values.items()
-            if value != self._hypers[name].default
+            if value != self._settings[name].default
         )
         return f"{type(self).__name__}({', '.join(changed)})"
 
 
-def _raises(placeholder: re.Match[str]) -> str:
-    """Return the section as deep as its placeholder stands, which depends on the interpreter."""
-    return textwrap.indent(_RAISES, placeholder[1])
-
-
-def _initializer(hypers: Mapping[str, _Hyper]) -> Callable[..., None]:
-    """Return an ``__init__`` that shows the hyper-parameters as its arguments."""
+def _initializer(cls: type[Declared]) -> Callable[..., None]:
+    """Return an ``__init__`` that shows hyper-parameters and options as its arguments."""
 
     def __init__(self: Declared, *args: Any, **kwargs: Any) -> None:  # noqa: N807
         Declared.__init__(self, *args, **kwargs)
 
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    parameters = [inspect.Parameter("self", kind)]
-    for name, declared in hypers.items():
-        parameters.append(
-            inspect.Parameter(name, kind, default=declared.default, annotation="float")
-        )
+    by_place = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [inspect.Parameter("self", by_place)]
+    for name, declared in cls._settings.items():
+        kind = by_place if name in cls._hypers else inspect.Parameter.KEYWORD_ONLY
+        parameters.append(inspect.Parameter(name, kind, default=declared.default))
     shown = inspect.Signature(parameters, return_annotation=None)
     vars(__init__).update(__signature__=shown, is_declared=True)
     return __init__
@@ -257,16 +305,18 @@ def _bound(cls: type[Declared], args: tuple[Any, ...], kwargs: dict[str, Any]) -
     if args and isinstance(args[0], Iterable) and getattr(args[0], "ndim", not is_text):
         raise TypeError(
             f"{cls.__name__} is not given the parameters: update(params, grads) is; "
-            f"it takes {', '.join(names)}"
+            f"it takes {', '.join(cls._settings)}"
         )
     if len(args) > len(names):
         raise TypeError(
-            f"{cls.__name__} takes {', '.join(names)}; got {len(args)} positional arguments"
+            f"{cls.__name__} takes {', '.join(names)} by place, and by keyword "
+            f"{', '.join(cls._options)}; got {len(args)} positional arguments"
         )
     values = dict(zip(names, args, strict=False))
     for name, value in kwargs.items():
-        if name not in names:
-            raise TypeError(_unknown(cls, name, "got an unknown keyword", "it takes", names))
+        if name not in cls._settings:
+            known = [*cls._settings]
+            raise TypeError(_unknown(cls, name, "got an unknown keyword", "it takes", known))
         if name in values:
             raise TypeError(f"{cls.__name__} got {name!r} twice, by place and by name")
         values[name] = value

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from math import sqrt
 
-from fastopt._checks import fraction, non_negative
+from fastopt._checks import fraction, non_negative, switch
 from fastopt.optimizers._base import Optimizer
-from fastopt.optimizers._declared import Coefficients, Declared, State, hyper, state
+from fastopt.optimizers._declared import Coefficients, Declared, State, hyper, option, state
 
-__all__ = ["Adam"]
+__all__ = ["Adam", "AdamW"]
 
 
 class AdamSettings(Declared):
@@ -81,4 +81,56 @@ class Adam(AdamSettings, Optimizer):
     >>> optimizer.update(params, grads)
     >>> params["W"].round(4), optimizer.iter
     (array([0.89, 2.11]), 2)
+    """
+
+
+class AdamWSettings(AdamSettings):
+    weight_decay: float = option(non_negative, default=0.01, kw_only=True)
+    decoupled: bool = option(switch, default=True, kw_only=True, may_vary=False)
+
+
+class AdamW(AdamWSettings, Optimizer):
+    """`Adam` with a decay of the weights apart from their gradients: p *= 1 - lr·weight_decay.
+
+    The decay comes before Adam's step, whose averages don't see it.
+
+    Parameters
+    ----------
+    lr : float
+        Learning rate, finite and ≥ 0, in units of the parameters; the decay is in proportion.
+    beta1, beta2 : float
+        Shares of m and v that are kept, in [0, 1).
+    eps : float
+        Added to the root, finite and ≥ 0.
+    weight_decay : float
+        What a step of lr 1 takes from a parameter, as a share of it, finite and ≥ 0.
+
+    Attributes
+    ----------
+    m : dict of key to array
+        Moving averages of the gradients, of the parameters' shapes and dtypes; zeros before a
+        parameter's first step.
+    v : dict of key to array
+        Those of the squared gradients.
+
+    {raises}
+
+    Notes
+    -----
+    `Adam` with two other defaults: ``weight_decay=0.01`` and ``decoupled=True``. In proportion to
+    lr, as in torch and Keras; the paper has a schedule of its own there. A decay through the
+    gradient, as ``Adam(weight_decay=…)`` has it, is divided by the root like the rest of the
+    gradient, and so is weaker where gradients are large.
+
+    References
+    ----------
+    - I. Loshchilov and F. Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> params, grads = {"W": np.array([1.0, 2.0])}, {"W": np.array([3.0, -0.5])}
+    >>> fastopt.AdamW(lr=0.1, weight_decay=0.5).update(params, grads)
+    >>> params["W"].round(4)  # 5 % less, then Adam's step
+    array([0.85, 2.  ])
     """

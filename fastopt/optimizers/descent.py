@@ -5,9 +5,9 @@ A declaration, shared with the twin in `fastopt.reference`, stands before the cl
 
 from __future__ import annotations
 
-from fastopt._checks import fraction, non_negative
+from fastopt._checks import fraction, non_negative, switch
 from fastopt.optimizers._base import Optimizer
-from fastopt.optimizers._declared import Coefficients, Declared, State, hyper, state
+from fastopt.optimizers._declared import Coefficients, Declared, State, hyper, option, state
 
 __all__ = ["SGD", "Momentum", "Nesterov", "Lion"]
 
@@ -156,6 +156,7 @@ class LionSettings(Declared):
     lr: float = hyper(non_negative, default=1e-4)
     beta1: float = hyper(fraction, default=0.9)
     beta2: float = hyper(fraction, default=0.99)
+    decoupled: bool = option(switch, default=True, kw_only=True, may_vary=False)
     m: State = state()
 
     _rule_name = "lion"
@@ -189,7 +190,8 @@ class Lion(LionSettings, Optimizer):
     -----
     EvoLved Sign Momentum, found by Chen et al. (2023) in a search over programs. Every entry moves
     by lr or, where the direction is zero, not at all: its rates are three to ten times smaller than
-    Adam's. One state instead of Adam's two.
+    Adam's. One state instead of Adam's two. A ``weight_decay`` is decoupled, as its authors have
+    it, unless ``decoupled=False``.
 
     References
     ----------

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import suppress
-from typing import Any, ClassVar, NamedTuple
+from math import sqrt
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastopt._checks import count
-from fastopt.optimizers._declared import Coefficients, Declared, internal
-from fastopt.optimizers.adam import AdamSettings
+from fastopt.optimizers._declared import Coefficients, State, internal
+from fastopt.optimizers._groups import FROZEN
+from fastopt.optimizers._options import NEUTRAL, Optioned, OptionRow, option_row
+from fastopt.optimizers.adam import AdamSettings, AdamWSettings
 from fastopt.optimizers.adaptive import AdaGradSettings, RMSpropSettings
 from fastopt.optimizers.descent import (
     LionSettings,
@@ -25,9 +28,12 @@ from fastopt.optimizers.descent import (
     SGDSettings,
 )
 
-__all__ = ["SGD", "AdaGrad", "Adam", "Lion", "Momentum", "Nesterov", "RMSprop"]
+__all__ = ["SGD", "AdaGrad", "Adam", "AdamW", "Lion", "Momentum", "Nesterov", "RMSprop"]
 
 Array = NDArray[Any]
+
+BLOCK, LANES = 16_384, 32
+"""Of a sum of squares, whose order is fixed by them."""
 
 
 class _Entry(NamedTuple):
@@ -35,22 +41,30 @@ class _Entry(NamedTuple):
 
     key: Any
     p: Array
-    g: Array
-    state: tuple[Array, ...]
+    g: Array  # cast, and added to the sum of those before it
+    state: tuple[Array, ...]  # the rule's, then the average if there is one
+    row: int  # of coefficients and options
+    is_finite: bool  # whether the gradient of this call is
 
     def copied(self) -> _Entry:
         """Return an entry with a parameter and state of its own."""
         return self._replace(p=self.p.copy(), state=tuple(s.copy() for s in self.state))
 
 
-class _Twin(Declared):
+class _Twin(Optioned):
     """A step over a mapping of parameters; a subclass gives the rule."""
 
     iter: int = internal(0)
     """Steps completed."""
 
+    _calls: int = internal(0)  # since the last step
+
     _rule: ClassVar[Callable[..., None]]
     """_rule(p, g, *states, *coefficients) updates p and its states in place."""
+
+    def _begin(self) -> None:
+        super()._begin()
+        self._put("_calls", 0)
 
     def update(self, params: MutableMapping[Any, Any], grads: Mapping[Any, Any]) -> None:
         """Take one step: change every parameter in place along its gradient.
@@ -64,36 +78,96 @@ class _Twin(Declared):
 
         Raises
         ------
-        KeyError, TypeError, ValueError
+        KeyError, TypeError, ValueError, FloatingPointError, RuntimeError
             As from `update` of the compiled optimizers; but memory that overlaps is not looked for.
         """
-        entries = self._entries(params, grads)
-        numbers = [entry for entry in entries if not isinstance(params[entry.key], np.ndarray)]
-        arrays = [entry for entry in entries if isinstance(params[entry.key], np.ndarray)]
-        t = count("iter", self.iter + 1)
-        coefficients, scalars = self._coefficients(t), self._next_scalars(t)
-        updated = [entry.copied() for entry in numbers]
-        self._apply(updated, coefficients)
-        self._enter(params, updated, entries)  # what may be refused, before the rest
-        self._apply(arrays, coefficients)
-        for entry, new in zip(numbers, updated, strict=True):
-            for s, new_s in zip(entry.state, new.state, strict=True):
-                s[...] = new_s
+        self._refuse_averaged()
+        t, n_calls = count("iter", self.iter + 1), self._calls + 1
+        numbers = self._numbers()
+        rows = numbers.at(self.iter)
+        coefficients, scalars = self._coefficients_of(rows, t), self._next_scalars_of(rows[0], t)
+        adds = n_calls < self.accumulate
+        entries = self._entries(params, grads, adds)
+        self._check_groups([*params])
+        factors, norm = [1.0] * len(entries), None
+        if numbers.are_measured and not (adds and self.nonfinite == "propagate"):
+            self._put("_deciding", rows)
+            decided, norm = self._measure(entries)
+            if decided is None:
+                self.skipped += 1
+                return
+            factors = decided if isinstance(decided, list) else [decided] * len(entries)
+        if adds:
+            self.accumulated.update((entry.key, entry.g.copy()) for entry in entries)
+            self._put("_calls", n_calls)
+            return
+        steps = [
+            _Step(coefficients[entry.row], option_row(rows[entry.row], n_calls), factor)
+            for entry, factor in zip(entries, factors, strict=True)
+        ]
+        self._make(params, entries, steps)
         self.iter = t
+        self.accumulated = {}
+        self._put("_calls", 0)
+        self._put("norm", norm)
         for name, number in scalars.items():
             self._put(name, number)
 
-    def _apply(self, entries: list[_Entry], coefficients: Coefficients) -> None:
-        """Take entries through the rule, each coefficient rounded once to the entry's dtype."""
+    def _measure(self, entries: list[_Entry]) -> tuple[float | list[float] | None, float]:
+        """Return what gradients are multiplied with, as `_decide` does, and their norm."""
+        squares = [_sum_of_squares(entry.g, _order(entry.p)) for entry in entries]
+        total = 0.0
+        for square in squares:
+            total += square
+        bad = next(((entry.key,) for entry in entries if not entry.is_finite), None)
+        pairs = [(entry.row, square) for entry, square in zip(entries, squares, strict=True)]
+        return self._decide(total, bad, lambda: pairs), sqrt(total)
+
+    def _make(
+        self, params: MutableMapping[Any, Any], entries: list[_Entry], steps: list[_Step]
+    ) -> None:
+        """Make the step; what may be refused comes before the rest."""
+        arrays, numbers = [], []
+        for entry, step in zip(entries, steps, strict=True):
+            is_array = isinstance(params[entry.key], np.ndarray)
+            (arrays if is_array else numbers).append((entry, step))
+        updated = [entry.copied() for entry, _ in numbers]
+        for new, (_, step) in zip(updated, numbers, strict=True):
+            self._apply(new, step)
+        self._enter(params, updated, entries)
+        for entry, step in arrays:
+            self._apply(entry, step)
+        for new, (entry, _) in zip(updated, numbers, strict=True):
+            for s, new_s in zip(entry.state, new.state, strict=True):
+                s[...] = new_s
+
+    def _apply(self, entry: _Entry, step: _Step) -> None:
+        """Take an entry through options and rule, each number rounded once to the entry's dtype."""
+        p, g, states, cast = entry.p, entry.g, entry.state[: len(self._states)], entry.p.dtype.type
+        options = step.options
+        if options is None and step.factor != 1.0:
+            options = (*NEUTRAL, 0.0)
         with np.errstate(all="ignore"):  # NaN and infinity are results here, not accidents
-            for _, p, g, state in entries:
-                self._rule(p, g, *state, *map(p.dtype.type, coefficients))
+            if options is not None:
+                scale, limit, decay, shrink, low, high, one_minus_ema = map(
+                    cast, (options[0] * step.factor, *options[1:])
+                )
+                g = g * scale
+                g = np.where(g > limit, limit, np.where(g < -limit, -limit, g))
+                if decay != 0:
+                    g = g + decay * p
+                p *= shrink
+            self._rule(p, g, *states, *map(cast, step.coefficients))
+            if options is not None:
+                p[...] = np.where(p < low, low, np.where(p > high, high, p))
+                for average in entry.state[len(states) :]:
+                    average += one_minus_ema * (p - average)
 
     def _enter(
         self, params: MutableMapping[Any, Any], numbers: list[_Entry], entries: list[_Entry]
     ) -> None:
         """Enter new states and replace plain numbers; take all back if a mapping refuses one."""
-        states = [getattr(self, name) for name in self._states]
+        states = self._state_dicts()
         sizes = [len(state) for state in states]
         before = {entry.key: params[entry.key] for entry in numbers}
         try:
@@ -110,7 +184,13 @@ class _Twin(Declared):
                     params[key] = number
             raise
 
-    def _entries(self, params: Mapping[Any, Any], grads: Mapping[Any, Any]) -> list[_Entry]:
+    def _state_dicts(self) -> list[State]:
+        averages = [] if self.ema is None else [self.average]
+        return [getattr(self, name) for name in self._states] + averages
+
+    def _entries(
+        self, params: Mapping[Any, Any], grads: Mapping[Any, Any], adds: bool
+    ) -> list[_Entry]:
         """Check every parameter, gradient and state; nothing is written before all have passed."""
         for name, mapping in (("params", params), ("grads", grads)):
             if not isinstance(mapping, Mapping):
@@ -119,32 +199,34 @@ class _Twin(Declared):
         for key, value in params.items():
             if key not in grads:
                 raise KeyError(f"no gradient for parameter {key!r}")
-            if grads[key] is not None:
-                p = _parameter(key, value)
-                if not isinstance(value, np.ndarray) and not hasattr(params, "__setitem__"):
-                    kind = type(params).__name__
-                    raise TypeError(f"number {key!r} can't be replaced in a {kind}")
-                g = _gradient(key, grads[key], p)
-                entries.append(_Entry(key, p, g, self._state_of(key, p)))
+            row, g = self._row_of(key), grads[key]
+            if row == FROZEN or (g is None and (adds or key not in self.accumulated)):
+                continue
+            p = _parameter(key, value)
+            if not isinstance(value, np.ndarray) and not hasattr(params, "__setitem__"):
+                kind = type(params).__name__
+                raise TypeError(f"number {key!r} can't be replaced in a {kind}")
+            g = np.full(p.shape, -0.0, p.dtype.type) if g is None else _gradient(key, g, p)
+            is_finite = bool(np.isfinite(g).all())
+            if key in self.accumulated:
+                sums = self.accumulated[key]
+                _check_state("accumulated", key, sums, p)
+                with np.errstate(all="ignore"):
+                    g = sums + g
+            entries.append(_Entry(key, p, np.asarray(g), self._state_of(key, p), row, is_finite))
         return entries
 
     def _state_of(self, key: Any, p: Array) -> tuple[Array, ...]:
         """Return the state arrays of one parameter, new ones where it has none."""
+        names = [*self._states, *(() if self.ema is None else ("average",))]
         arrays = tuple(
             getattr(self, name)[key]
             if key in getattr(self, name)
             else self._new_state(name, key, p)
-            for name in self._states
+            for name in names
         )
-        for name, s in zip(self._states, arrays, strict=True):
-            if not isinstance(s, np.ndarray) or isinstance(s, np.ma.MaskedArray):
-                raise TypeError(f"state {name}[{key!r}] must be an array, got {type(s).__name__}")
-            if s.shape != p.shape or s.dtype.type is not p.dtype.type:
-                raise ValueError(
-                    f"state {name}[{key!r}] is {s.dtype}{s.shape}, the parameter {p.dtype}{p.shape}"
-                )
-            if not s.flags.writeable:
-                raise ValueError(f"state {name}[{key!r}] is read-only")
+        for name, s in zip(names, arrays, strict=True):
+            _check_state(name, key, s, p)
         return arrays
 
     def _new_state(self, name: str, key: Any, p: Array) -> Array:
@@ -152,6 +234,48 @@ class _Twin(Declared):
         begins = self._beginning_of(name, key)
         state[...] = p if begins is None else begins
         return state
+
+
+class _Step(NamedTuple):
+    """The numbers of an entry's step."""
+
+    coefficients: Coefficients
+    options: OptionRow | None
+    factor: float
+
+
+def _order(p: Array) -> Literal["C", "F"]:
+    """Return the order in which elements are added: that of the parameter's memory, or C's."""
+    return "F" if p.flags.f_contiguous and not p.flags.c_contiguous else "C"
+
+
+def _sum_of_squares(g: Array, order: Literal["C", "F"]) -> float:
+    """Add squares in double: in 32 lanes through each block of 16,384, the blocks in order."""
+    x = g.ravel(order=order).astype(np.float64)
+    n_blocks = -(-x.size // BLOCK)
+    squares = np.zeros(n_blocks * BLOCK)
+    with np.errstate(all="ignore"):
+        squares[: x.size] = x * x
+        lanes = np.zeros((n_blocks, LANES))
+        for row in squares.reshape(n_blocks, BLOCK // LANES, LANES).swapaxes(0, 1):
+            lanes += row
+        while lanes.shape[1] > 1:  # the halves are added lane by lane
+            lanes = lanes[:, : lanes.shape[1] // 2] + lanes[:, lanes.shape[1] // 2 :]
+        total = 0.0
+        for block in lanes.ravel().tolist():
+            total += block
+    return total
+
+
+def _check_state(name: str, key: Any, s: Any, p: Array) -> None:
+    if not isinstance(s, np.ndarray) or isinstance(s, np.ma.MaskedArray):
+        raise TypeError(f"state {name}[{key!r}] must be an array, got {type(s).__name__}")
+    if s.shape != p.shape or s.dtype.type is not p.dtype.type:
+        raise ValueError(
+            f"state {name}[{key!r}] is {s.dtype}{s.shape}, the parameter {p.dtype}{p.shape}"
+        )
+    if not s.flags.writeable:
+        raise ValueError(f"state {name}[{key!r}] is read-only")
 
 
 def _parameter(key: Any, value: Any) -> Array:
@@ -238,6 +362,10 @@ class Adam(AdamSettings, _Twin):
         m += one_minus_beta1 * (g - m)
         v += one_minus_beta2 * (g * g - v)
         p -= lr_t * m / (np.sqrt(v) + eps)
+
+
+class AdamW(AdamWSettings, Adam):
+    """Twin of `fastopt.AdamW`, bit for bit: that of `Adam`, with other defaults."""
 
 
 class Lion(LionSettings, _Twin):

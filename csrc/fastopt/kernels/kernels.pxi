@@ -8,13 +8,18 @@ from fastopt.kernels.table cimport (
     MAX_COEFFICIENTS,
     MAX_OPERANDS,
     MAX_RULES,
+    Bare,
+    Gradients32,
+    Gradients64,
+    Kernels32,
+    Kernels64,
     KernelTable,
     Passes32,
     Passes64,
     Products,
     Rule,
-    kernel32,
-    kernel64,
+    WithAverage,
+    WithOptions,
     product32,
     product64,
     product_scratch,
@@ -32,7 +37,7 @@ cdef KernelTable kernel_table
 
 cdef int declare(
     const char* name, const char* coefficients, const char* operands,
-    kernel32 float32, kernel64 float64,
+    Kernels32 float32, Kernels64 float64,
 ) except -1:
     """Add a rule to the table."""
     cdef Rule* rule = &kernel_table.rules[kernel_table.n_rules]
@@ -43,7 +48,7 @@ cdef int declare(
     if (
         kernel_table.n_rules + 1 == MAX_RULES
         or rule.n_coefficients > MAX_COEFFICIENTS
-        or rule.n_operands > MAX_OPERANDS
+        or rule.n_operands + 2 > MAX_OPERANDS  # average and sum
     ):
         raise ImportError("a limit in kernels/table.pxd is too low")
     kernel_table.n_rules += 1
@@ -58,9 +63,17 @@ cdef int count_names(const char* names) noexcept:
     return n
 
 
+include "options.pxi"
 include "rules.pxi"
+include "gradients.pxi"
 include "passes.pxi"
 
+kernel_table.gradients32 = Gradients32(
+    add[float], clear[float], sum_of_squares[float], is_finite[float]
+)
+kernel_table.gradients64 = Gradients64(
+    add[double], clear[double], sum_of_squares[double], is_finite[double]
+)
 kernel_table.float32 = Passes32(
     activate[float], activate_backward[float], softmax_loss[float], softmax_loss_backward[float],
     sum_rows[float], add_scaled[float], squares[float],

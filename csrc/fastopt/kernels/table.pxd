@@ -1,9 +1,36 @@
 # The types of a table of kernels: shared by the modules that fill one and those that call through
 # it. No code belongs here.
 
-# A rule over one contiguous chunk: coefficients, length, operands
-ctypedef void (*kernel32)(const double* c, Py_ssize_t n, float** a) noexcept nogil
-ctypedef void (*kernel64)(const double* c, Py_ssize_t n, double** a) noexcept nogil
+# The variants of a rule, as types: Cython compiles its text once for each
+cdef struct Bare:
+    char nothing
+
+cdef struct Options:
+    double scale   # of the gradient
+    double limit   # of its entries
+    double decay   # that is added to it, as a share of the parameter
+    double shrink  # what the parameter is multiplied with
+    double low     # what it is clipped to after the rule
+    double high
+
+cdef struct WithOptions:
+    Options options
+
+cdef struct WithAverage:
+    Options options
+    double one_minus_ema
+
+# A rule over one contiguous chunk: coefficients, options, length, operands; the last operand of the
+# third variant is the average
+cdef struct Kernels32:
+    void (*bare)(const double*, const Bare*, Py_ssize_t, float**) noexcept nogil
+    void (*with_options)(const double*, const WithOptions*, Py_ssize_t, float**) noexcept nogil
+    void (*with_average)(const double*, const WithAverage*, Py_ssize_t, float**) noexcept nogil
+
+cdef struct Kernels64:
+    void (*bare)(const double*, const Bare*, Py_ssize_t, double**) noexcept nogil
+    void (*with_options)(const double*, const WithOptions*, Py_ssize_t, double**) noexcept nogil
+    void (*with_average)(const double*, const WithAverage*, Py_ssize_t, double**) noexcept nogil
 
 cdef enum:
     MAX_RULES = 64
@@ -17,8 +44,27 @@ cdef struct Rule:
     const char* operands      # likewise, in the order of a: "p g" and the states
     int n_coefficients
     int n_operands
-    kernel32 float32
-    kernel64 float64
+    Kernels32 float32
+    Kernels64 float64
+
+cdef enum:
+    # Elements whose squares are added in one go, from the first of an array on: part of the order
+    # in which they are added, and so of the result
+    BLOCK = 16384
+
+cdef struct Gradients32:
+    # what gradients.pxi defines, for float32
+    void (*add)(Py_ssize_t, const float*, float*) noexcept nogil
+    void (*clear)(Py_ssize_t, float*) noexcept nogil
+    double (*sum_of_squares)(Py_ssize_t, const float*, const float*) noexcept nogil
+    bint (*is_finite)(Py_ssize_t, const float*) noexcept nogil
+
+cdef struct Gradients64:
+    # and for float64
+    void (*add)(Py_ssize_t, const double*, double*) noexcept nogil
+    void (*clear)(Py_ssize_t, double*) noexcept nogil
+    double (*sum_of_squares)(Py_ssize_t, const double*, const double*) noexcept nogil
+    bint (*is_finite)(Py_ssize_t, const double*) noexcept nogil
 
 cdef enum:
     # kinds of activations
@@ -89,6 +135,8 @@ cdef struct Products:
 cdef struct KernelTable:
     int n_rules
     Rule[MAX_RULES] rules
+    Gradients32 gradients32
+    Gradients64 gradients64
     Passes32 float32
     Passes64 float64
     Products products

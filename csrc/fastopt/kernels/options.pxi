@@ -1,0 +1,51 @@
+# What the options do to one element, each formula once: every rule calls these. Compiled like the
+# rules for each instruction set, and three times with them: bare, where all of it vanishes; with
+# options; with options and average. How a rule uses its gradient does not belong here.
+#
+# An option that is off changes no bit: scale 1, limit and bounds of infinity, -0.0 in place of a
+# decay (x + -0.0 is x for every x, g + 0·p is not g), shrink 1. Comparisons let NaN pass.
+
+from cython cimport floating
+
+ctypedef fused Variant:
+    Bare
+    WithOptions
+    WithAverage
+
+
+cdef inline floating gradient(Variant o, floating g, floating p) noexcept nogil:
+    """Return what the rule takes for the gradient, of the parameter as it was."""
+    cdef floating limit
+    if Variant is Bare:
+        return g
+    else:
+        limit = <floating> o.options.limit
+        g = g * <floating> o.options.scale
+        g = limit if g > limit else -limit if g < -limit else g
+        return g + (<floating> o.options.decay * p if o.options.decay != 0 else <floating> -0.0)
+
+
+cdef inline floating start(Variant o, floating p) noexcept nogil:
+    """Return the parameter from which the rule begins."""
+    if Variant is Bare:
+        return p
+    else:
+        return p * <floating> o.options.shrink
+
+
+cdef inline floating finish(Variant o, floating p, floating* average, Py_ssize_t i) noexcept nogil:
+    """Return the parameter after the step, and move its average."""
+    cdef floating low, high
+    if Variant is Bare:
+        return p
+    else:
+        low, high = <floating> o.options.low, <floating> o.options.high
+        p = low if p < low else high if p > high else p
+        if Variant is WithAverage:
+            average[i] = average[i] + <floating> o.one_minus_ema * (p - average[i])
+        return p
+
+
+cdef inline floating* average_of(Variant o, floating** after) noexcept nogil:
+    """Return the operand that comes after the rule's own, where there is one."""
+    return after[0] if Variant is WithAverage else NULL

@@ -1,0 +1,332 @@
+"""What every optimizer takes beside its own numbers: the options, groups of keys and schedules.
+
+Which numbers a step is made with is found out here, for the compiled class and its twin alike; the
+arithmetic on arrays is theirs. What each option means is in the guide "Options".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from math import inf, sqrt
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastopt._checks import bound, fraction, non_negative, one_of, optional, positive, switch, whole
+from fastopt.optimizers._declared import Coefficients, Declared, State, internal, option
+from fastopt.optimizers._groups import FROZEN, Groups
+
+__all__ = ["NEUTRAL", "OptionRow", "Optioned", "option_row"]
+
+OptionRow = tuple[float, ...]
+"""Numbers of a group's options in the order in which kernels and twins read them: scale, limit,
+decay, shrink, low, high, 1 - ema."""
+
+NEUTRAL = (1.0, inf, 0.0, 1.0, -inf, inf)
+
+
+class Optioned(Declared):
+    """A declaration with the options, and the numbers that they give a step."""
+
+    weight_decay: float = option(non_negative, default=0.0, kw_only=True)
+    decoupled: bool = option(switch, default=False, kw_only=True, may_vary=False)
+    low: float = option(bound, default=-inf, kw_only=True)
+    high: float = option(bound, default=inf, kw_only=True)
+    clip_value: float | None = option(optional(positive), default=None, kw_only=True)
+    clip_norm: float | None = option(optional(positive), default=None, kw_only=True)
+    clip_global_norm: float | None = option(
+        optional(positive), default=None, kw_only=True, in_groups=False
+    )
+    maximize: bool = option(switch, default=False, kw_only=True, may_vary=False)
+    nonfinite: str = option(
+        one_of("propagate", "skip", "raise"),
+        default="propagate", kw_only=True, may_vary=False, in_groups=False,
+    )  # fmt: skip
+    accumulate: int = option(whole, default=1, kw_only=True, may_vary=False, in_groups=False)
+    ema: float | None = option(optional(fraction), default=None, kw_only=True, in_groups=False)
+    groups: Mapping[Any, Mapping[str, Any]] = option(
+        lambda name, value: value, default={}, kw_only=True, may_vary=False, in_groups=False
+    )
+
+    skipped: int = internal(0)
+    """Calls whose step was not made, with ``nonfinite="skip"``."""
+
+    norm: float | None = internal()
+    """Euclidean norm of all gradients of the last step, before clipping, if it was measured."""
+
+    average: State = internal()
+    """Moving averages of the parameters by key, with `ema`."""
+
+    accumulated: State = internal()
+    """Sums of gradients by key that are yet to be used, with `accumulate`."""
+
+    _is_averaged: bool = internal(False)
+    _current: _Numbers | None = internal()  # until a setting is set
+    _deciding: Sequence[Any] = internal(())  # the numbers of the step under way
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._numbers()  # which finds settings that contradict one another
+
+    def _begin(self) -> None:
+        super()._begin()
+        self.skipped = 0
+        self._put("norm", None)
+        self.average = {}
+        self.accumulated = {}
+
+    def _checked(self, name: str, declared: Any, value: Any) -> Any:
+        if name == "groups":
+            return Groups(type(self), value)
+        return super()._checked(name, declared, value)
+
+    def _was_set(self, name: str) -> None:
+        self._put("_current", None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy and a file keep: not what follows from the settings."""
+        return {**vars(self), "_current": None, "_deciding": (), "_is_averaged": False}
+
+    def reset(self) -> None:
+        """Forget states, averages, sums and counters, as if no step had been taken."""
+        self._refuse_averaged()
+        self._begin()
+        self.iter = 0
+
+    # --- the numbers of a step ---
+
+    def _numbers(self) -> _Numbers:
+        if self._current is None:
+            self._put("_current", _Numbers(self))
+        return self._current  # type: ignore[return-value]
+
+    def current(self, key: Any = None) -> dict[str, Any]:
+        """Return the numbers of the next step, what schedules return among them.
+
+        Parameters
+        ----------
+        key : optional
+            Of a parameter: the numbers are those of its group. By default those of no group.
+
+        Returns
+        -------
+        dict
+            Hyper-parameters and options by name; those of a frozen key say ``frozen``.
+
+        Raises
+        ------
+        ValueError, TypeError
+            What a schedule returns is out of range, or no number.
+        """
+        row = 0 if key is None else self.groups.row_of(key)  # type: ignore[attr-defined]
+        if row == FROZEN:
+            return {"frozen": True}
+        return dict(vars(self._numbers().at(self.iter)[row]))
+
+    def _row_of(self, key: Any) -> int:
+        """Return the number of a key's row; FROZEN where its group is."""
+        return self.groups.row_of(key)  # type: ignore[attr-defined, no-any-return]
+
+    def _check_groups(self, keys: Sequence[Any]) -> None:
+        """Raise a ValueError for a pattern that matches no key, nor did before."""
+        self.groups.check_matched(keys)  # type: ignore[attr-defined]
+
+    def _coefficients_of(self, rows: Sequence[Any], t: float) -> tuple[Coefficients, ...]:
+        """Return each row's coefficients for step t, counted from 1."""
+        for name in self._scalars:
+            for row in rows:
+                setattr(row, name, getattr(self, name))
+        return tuple([type(self)._coefficients(row, t) for row in rows])
+
+    def _next_scalars_of(self, row: Any, t: int) -> Mapping[str, float]:
+        """Return what the scalars are after step t, of the numbers of a row."""
+        return type(self)._next_scalars(row, t)
+
+    def _beginning_of(self, name: str, key: Any) -> float | None:
+        """Return the number that a state of a key begins as; None for a copy of the parameter."""
+        if name == "average":
+            return None
+        if name == "accumulated":
+            return -0.0  # adding to it is exact, to +0.0 it is not
+        return super()._beginning_of(name, key)
+
+    # --- what is measured, and decided ---
+
+    def _decide(
+        self, total: float, bad: tuple[Any] | None, squares: Callable[[], list[tuple[int, float]]]
+    ) -> float | list[float] | None:
+        """Return what gradients are multiplied with, all of them or each; None: make no step.
+
+        Parameters
+        ----------
+        total : float
+            The sum of the squares of all gradients.
+        bad : None or tuple of a key
+            The first key whose gradient is not finite, if there is any.
+        squares : callable
+            Returns row and sum of squares of each gradient.
+        """
+        if bad is not None and self.nonfinite == "skip":
+            return None
+        if bad is not None and self.nonfinite == "raise":
+            raise FloatingPointError(f"gradient of {bad[0]!r} is not finite")
+        rows = self._deciding
+        if rows[0].clip_global_norm is not None:
+            return _factor(rows[0].clip_global_norm, total)
+        if all(row.clip_norm is None for row in rows):
+            return 1.0
+        return [_factor(rows[row].clip_norm, square) for row, square in squares()]
+
+    # --- averages ---
+
+    @property
+    def averaged(self) -> Callable[[MutableMapping[Any, Any]], AbstractContextManager[None]]:
+        """A context in which parameters hold their averages.
+
+        ``with optimizer.averaged(params): …`` copies the averages into the parameters, for an
+        evaluation; afterwards, also after an error, these have the very bits that they had. A
+        parameter without an average stays as it is; a plain float is replaced, and put back.
+
+        Raises
+        ------
+        AttributeError
+            There is no ``ema``.
+        RuntimeError
+            Within the context: an update, or another one.
+        ValueError
+            An average no longer fits its parameter.
+        """
+        if self.ema is None:
+            raise AttributeError(
+                f"{type(self).__name__} keeps no averages: give it ema=, such as ema=0.999"
+            )
+        return partial(_averaged, self)
+
+    def _refuse_averaged(self) -> None:
+        if self._is_averaged:
+            raise RuntimeError("the parameters hold their averages: first leave `averaged`")
+
+
+def _factor(limit: float | None, square: float) -> float:
+    """Return what brings a norm down to a limit; no number and no limit leave it as it is."""
+    norm = sqrt(square)
+    return limit / norm if limit is not None and norm > limit else 1.0
+
+
+def option_row(numbers: Any, n_calls: int) -> OptionRow | None:
+    """Return what a row's options do to a mean of so many gradients; None if that is nothing."""
+    scale = (-1.0 if numbers.maximize else 1.0) / n_calls
+    limit = inf if numbers.clip_value is None else numbers.clip_value
+    decay, shrink = numbers.weight_decay, 1.0
+    if numbers.decoupled:
+        decay, shrink = 0.0, 1.0 - numbers.lr * numbers.weight_decay
+    row = (scale, limit, decay, shrink, numbers.low, numbers.high)
+    if numbers.ema is None:
+        return None if row == NEUTRAL else (*row, 0.0)
+    return (*row, 1.0 - numbers.ema)
+
+
+class _Numbers:
+    """The numbers of an optimizer's rows: of the keys in no group, then of each group's.
+
+    Parameters
+    ----------
+    optimizer : Optioned
+        What it is set to now.
+
+    Raises
+    ------
+    ValueError
+        Settings that contradict one another.
+    """
+
+    def __init__(self, optimizer: Any) -> None:
+        names = [name for name in optimizer._settings if name != "groups"]
+        own = {name: getattr(optimizer, name) for name in names}
+        groups = optimizer.groups.rows
+        self.rows = [SimpleNamespace(**{**own, **settings}) for settings in ({}, *groups)]
+        self._settings = optimizer._settings
+        self._scaled = [row for row in self.rows if hasattr(row, "lr_scale")]
+        self._schedules: dict[tuple[int, str], tuple[str, Callable[[int], Any], list[Any]]] = {}
+        for row in self.rows:
+            for name, value in vars(row).items():
+                if callable(value):
+                    place = self._schedules.setdefault((id(value), name), (name, value, []))
+                    place[2].append(row)
+        self.vary = bool(self._schedules)
+        self.are_measured = optimizer.nonfinite != "propagate" or any(
+            row.clip_norm is not None or row.clip_global_norm is not None for row in self.rows
+        )
+        if not self.vary:
+            self._finish()
+        for row in self.rows:
+            if row.clip_norm is not None and row.clip_global_norm is not None:
+                raise ValueError("clip_norm and clip_global_norm exclude each other: set one")
+
+    def at(self, t: int) -> list[Any]:
+        """Return the rows for the step after t completed ones."""
+        if self.vary:
+            for name, schedule, rows in self._schedules.values():
+                number = self._number(name, schedule, t)
+                for row in rows:
+                    setattr(row, name, number)
+            self._finish()
+        return self.rows
+
+    def _number(self, name: str, schedule: Callable[[int], Any], t: int) -> Any:
+        value = schedule(t)
+        check = non_negative if name == "lr_scale" else self._settings[name].check
+        try:
+            return check(name, value)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{error}, from its schedule at t = {t}") from None
+
+    def _finish(self) -> None:
+        """Follow what depends on other numbers."""
+        for row in self._scaled:
+            row.lr = self.rows[0].lr * row.lr_scale
+        for row in self.rows:
+            if row.low > row.high:
+                raise ValueError(f"low is {row.low!r}, above high, which is {row.high!r}")
+
+
+@contextmanager
+def _averaged(optimizer: Any, params: MutableMapping[Any, Any]) -> Iterator[None]:
+    optimizer._refuse_averaged()
+    swaps = [
+        (key, params[key], _fitting(key, params[key], optimizer.average[key]))
+        for key in params
+        if key in optimizer.average
+    ]
+    arrays = [(p, p.copy(), a) for _, p, a in swaps if isinstance(p, np.ndarray)]
+    numbers = [(key, p, a) for key, p, a in swaps if not isinstance(p, np.ndarray)]
+    optimizer._is_averaged = True
+    try:
+        for key, number, a in numbers:
+            params[key] = a[()] if isinstance(number, np.generic) else float(a)
+        for p, _, a in arrays:
+            np.copyto(p, a)
+        yield
+    finally:
+        for p, before, _ in arrays:
+            np.copyto(p, before)
+        for key, number, _ in numbers:
+            params[key] = number
+        optimizer._is_averaged = False
+
+
+def _fitting(key: Any, p: Any, average: NDArray[Any]) -> NDArray[Any]:
+    """Return the average of a parameter; a ValueError says if it is no longer one."""
+    shape, dtype = np.shape(p), np.asarray(p).dtype
+    if average.shape != shape or average.dtype.type is not dtype.type:
+        raise ValueError(
+            f"average[{key!r}] has shape {average.shape} and dtype {average.dtype}, "
+            f"the parameter now has shape {shape} and dtype {dtype}"
+        )
+    if isinstance(p, np.ndarray) and not p.flags.writeable:
+        raise ValueError(f"parameter {key!r} is read-only")
+    return average

@@ -68,7 +68,11 @@ class Row:
 
     def exact(self):
         """Return the golden value in as many digits as the formulas are computed."""
-        defaults = {name: Decimal(repr(h.default)) for name, h in self.compiled._hypers.items()}
+        defaults = {
+            name: Decimal(repr(h.default))
+            for name, h in self.compiled._settings.items()
+            if isinstance(h.default, float)
+        }
         h, values = SimpleNamespace(**defaults), (Decimal(1),)
         with localcontext() as context:
             context.prec = DIGITS
@@ -151,6 +155,15 @@ def adam(h, t, g, p, m=0, v=0):
     v = h.beta2 * v + (1 - h.beta2) * g**2
     alpha = h.lr * (1 - h.beta2**t).sqrt() / (1 - h.beta1**t)
     return p - alpha * m / (v.sqrt() + h.eps), m, v
+
+
+@row(
+    "AdamW", {"lr": 0.02, "beta1": 0.6, "beta2": 0.95}, golden=0.9980330471291388,
+    torch=Call("AdamW", eps=lambda t: 1e-7 / sqrt(1 - 0.999**t)),
+    keras=Call("AdamW", {"weight_decay": 0.01}),
+)  # fmt: skip
+def adamw(h, t, g, p, m=0, v=0):
+    return adam(h, t, g, p * (1 - h.lr * h.weight_decay), m, v)
 
 
 @row(

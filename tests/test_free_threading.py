@@ -18,6 +18,7 @@ from numpy.testing import assert_array_equal
 from optimizer_table import every_optimizer
 
 import fastopt
+from fastopt._step import Setup
 
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 BUSY = "in the middle of another update"
@@ -113,10 +114,10 @@ def test_step_computed_for_another_count_changes_nothing():
     optimizer, params = fastopt.Adam(), {"p": np.ones(3)}
     optimizer.update(params, params)
     kept, m, v = params["p"].copy(), optimizer.m["p"].copy(), optimizer.v["p"].copy()
-    states = (optimizer.m, optimizer.v)
+    setup = Setup((optimizer.m, optimizer.v))
     for steps in (0, 2):
         with pytest.raises(RuntimeError, match=BUSY):
-            optimizer._stepper.step(params, params, states, ((0.1, 0.1, 0.1, 1e-7),), steps, False)
+            optimizer._stepper.step(params, params, setup, ((0.1, 0.1, 0.1, 1e-7),), steps, False)
     assert optimizer.iter == 1
     for got, want in ((params["p"], kept), (optimizer.m["p"], m), (optimizer.v["p"], v)):
         assert_array_equal(got, want)

@@ -13,7 +13,7 @@ from numpy.testing import assert_array_equal
 from optimizer_table import every_optimizer
 
 import fastopt
-from fastopt._step import Stepper
+from fastopt._step import Setup, Stepper
 
 N = 100
 ODD = "k50"  # the entry that is unlike the others
@@ -338,5 +338,5 @@ def test_forgotten_arrays_are_not_stepped_over():
 def test_step_without_rows_is_refused():
     stepper, params = Stepper("sgd"), {"p": np.ones(3)}
     with pytest.raises(TypeError, match="one row of coefficients"):
-        stepper.step(params, {"p": np.ones(3)}, (), (), 0, False)
+        stepper.step(params, {"p": np.ones(3)}, Setup(()), (), 0, False)
     assert_array_equal(params["p"], np.ones(3))

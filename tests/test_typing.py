@@ -94,6 +94,9 @@ step: SupportsUpdate = Step()
 Trainer(line, step).fit(np.ones((4, 3)), np.ones(4), epochs=1)
 trainer = Trainer(Line(3), fastopt.Momentum(), callbacks=[halve, slow])
 trainer.optimizer.momentum = 0.5
+trainer.optimizer.lr = lambda t: 0.1 / (1 + t)
+trainer.optimizer.lr = trainer.optimizer.lr / 2
+fastopt.AdamW(lr=lambda t: 0.1, clip_global_norm=1, ema=0.99, groups={"b*": {"frozen": True}})
 history: dict[str, list[Any]] = trainer.fit(np.ones((4, 3)), np.ones(4), epochs=1)
 fastopt.experiments.trajectory(fastopt.SGD())
 """.replace(
@@ -102,7 +105,7 @@ fastopt.experiments.trajectory(fastopt.SGD())
 
 MISTAKES = """
 import numpy as np
-from fastopt import AdamW
+from fastopt import Adamm
 import fastopt
 from fastopt.typing import Net, Optimizer, SupportsUpdate
 class NoNet:
@@ -114,6 +117,9 @@ fastopt.Adam(learning_rate=0.1)
 fastopt.Adam(lr="0.1")
 fastopt.Adam().learning_rate = 0.1
 fastopt.Adam().lr = "0.1"
+fastopt.Adam(clip_norm="1")
+fastopt.Adam(0.1, 0.9, 0.999, 1e-8, 0.01)
+fastopt.Adam(nonfinite=True)
 fastopt.SGD().momentum = 0.9
 fastopt.SGD().update([np.ones(3)], [np.ones(3)])
 fastopt.MultiLayerNet(4, [3], 2, activation="rleu")

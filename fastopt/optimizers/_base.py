@@ -28,7 +28,7 @@ class Optimizer(Optioned):
 
     _stepper: Stepper = internal()
     _rows: tuple[Coefficients, ...] | None = internal()  # as long as they stay the same
-    _setup: Setup | None = internal()  # likewise
+    _setup: Any = internal()  # likewise a Setup
     _spare: State = internal()  # arrays of sums that were used
     _follows: bool = internal(True)  # a step is more than a call of the stepper
 
@@ -55,8 +55,8 @@ class Optimizer(Optioned):
         return new
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = {"_rows": None, "_setup": None, "_spare": {}, "_deciding": (), "_follows": True}
-        return {**super().__getstate__(), **kept}
+        dropped = {"_rows": None, "_setup": None, "_follows": True}
+        return {**super().__getstate__(), **dropped, "_spare": {}}
 
     def _was_set(self, name: str) -> None:
         super()._was_set(name)
@@ -116,9 +116,7 @@ class Optimizer(Optioned):
             rows = (self._coefficients(t + 1.0),)  # a float: powers of it are faster
         stepper.step(params, grads, self._setup, rows, t, _subnormals.flushes, self)
 
-    def _step_and_follow(
-        self, params: MutableMapping[Any, Any], grads: Mapping[Any, Any]
-    ) -> None:
+    def _step_and_follow(self, params: MutableMapping[Any, Any], grads: Mapping[Any, Any]) -> None:
         """Take a step with all that may belong to one; keep what stays the same.
 
         What is kept is written before the step: a hyper-parameter that is set during it has the

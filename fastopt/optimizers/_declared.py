@@ -27,7 +27,29 @@ else:
         return lambda cls: cls
 
 
-__all__ = ["Coefficients", "Declared", "State", "hyper", "internal", "option", "scalar", "state"]
+__all__ = [
+    "Coefficients", "Declared", "Number", "OptionalNumber", "State", "hyper", "internal", "option",
+    "scalar", "state",
+]  # fmt: skip
+
+if TYPE_CHECKING:
+
+    class Number:
+        """The type of a hyper-parameter: set to a number or a schedule, read as a number."""
+
+        def __get__(self, optimizer: Any, cls: Any = None) -> float: ...
+
+        def __set__(self, optimizer: Any, value: float | Callable[[int], float]) -> None: ...
+
+    class OptionalNumber:
+        """The same of one that may be None."""
+
+        def __get__(self, optimizer: Any, cls: Any = None) -> float | None: ...
+
+        def __set__(self, optimizer: Any, value: float | Callable[[int], float] | None) -> None: ...
+
+else:
+    Number = OptionalNumber = float
 
 Coefficients = tuple[float, ...]
 State = dict[Any, NDArray[Any]]

@@ -17,7 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastopt._checks import bound, fraction, non_negative, one_of, optional, positive, switch, whole
-from fastopt.optimizers._declared import Coefficients, Declared, State, internal, option
+from fastopt.optimizers._declared import (
+    Coefficients,
+    Declared,
+    Number,
+    OptionalNumber,
+    State,
+    internal,
+    option,
+)
 from fastopt.optimizers._groups import FROZEN, Groups
 
 __all__ = ["NEUTRAL", "OptionRow", "Optioned", "option_row"]
@@ -32,13 +40,13 @@ NEUTRAL = (1.0, inf, 0.0, 1.0, -inf, inf)
 class Optioned(Declared):
     """A declaration with the options, and the numbers that they give a step."""
 
-    weight_decay: float = option(non_negative, default=0.0, kw_only=True)
+    weight_decay: Number = option(non_negative, default=0.0, kw_only=True)
     decoupled: bool = option(switch, default=False, kw_only=True, may_vary=False)
-    low: float = option(bound, default=-inf, kw_only=True)
-    high: float = option(bound, default=inf, kw_only=True)
-    clip_value: float | None = option(optional(positive), default=None, kw_only=True)
-    clip_norm: float | None = option(optional(positive), default=None, kw_only=True)
-    clip_global_norm: float | None = option(
+    low: Number = option(bound, default=-inf, kw_only=True)
+    high: Number = option(bound, default=inf, kw_only=True)
+    clip_value: OptionalNumber = option(optional(positive), default=None, kw_only=True)
+    clip_norm: OptionalNumber = option(optional(positive), default=None, kw_only=True)
+    clip_global_norm: OptionalNumber = option(
         optional(positive), default=None, kw_only=True, in_groups=False
     )
     maximize: bool = option(switch, default=False, kw_only=True, may_vary=False)
@@ -47,7 +55,7 @@ class Optioned(Declared):
         default="propagate", kw_only=True, may_vary=False, in_groups=False,
     )  # fmt: skip
     accumulate: int = option(whole, default=1, kw_only=True, may_vary=False, in_groups=False)
-    ema: float | None = option(optional(fraction), default=None, kw_only=True, in_groups=False)
+    ema: OptionalNumber = option(optional(fraction), default=None, kw_only=True, in_groups=False)
     groups: Mapping[Any, Mapping[str, Any]] = option(
         lambda name, value: value, default={}, kw_only=True, may_vary=False, in_groups=False
     )

@@ -9,16 +9,16 @@ from math import sqrt
 
 from fastopt._checks import fraction, non_negative, switch
 from fastopt.optimizers._base import Optimizer
-from fastopt.optimizers._declared import Coefficients, Declared, State, hyper, option, state
+from fastopt.optimizers._declared import Coefficients, Declared, Number, State, hyper, option, state
 
 __all__ = ["Adam", "AdamW"]
 
 
 class AdamSettings(Declared):
-    lr: float = hyper(non_negative, default=0.001)
-    beta1: float = hyper(fraction, default=0.9)
-    beta2: float = hyper(fraction, default=0.999)
-    eps: float = hyper(non_negative, default=1e-7)
+    lr: Number = hyper(non_negative, default=0.001)
+    beta1: Number = hyper(fraction, default=0.9)
+    beta2: Number = hyper(fraction, default=0.999)
+    eps: Number = hyper(non_negative, default=1e-7)
     m: State = state()
     v: State = state()
 
@@ -85,7 +85,7 @@ class Adam(AdamSettings, Optimizer):
 
 
 class AdamWSettings(AdamSettings):
-    weight_decay: float = option(non_negative, default=0.01, kw_only=True)
+    weight_decay: Number = option(non_negative, default=0.01, kw_only=True)
     decoupled: bool = option(switch, default=True, kw_only=True, may_vary=False)
 
 

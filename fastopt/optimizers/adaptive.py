@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from fastopt._checks import fraction, non_negative
 from fastopt.optimizers._base import Optimizer
-from fastopt.optimizers._declared import Coefficients, Declared, State, hyper, state
+from fastopt.optimizers._declared import Coefficients, Declared, Number, State, hyper, state
 
 __all__ = ["AdaGrad", "RMSprop"]
 
 
 class AdaGradSettings(Declared):
-    lr: float = hyper(non_negative, default=0.01)
-    eps: float = hyper(non_negative, default=1e-7)
+    lr: Number = hyper(non_negative, default=0.01)
+    eps: Number = hyper(non_negative, default=1e-7)
     h: State = state()
 
     _rule_name = "adagrad"
@@ -64,9 +64,9 @@ class AdaGrad(AdaGradSettings, Optimizer):
 
 
 class RMSpropSettings(Declared):
-    lr: float = hyper(non_negative, default=0.01)
-    decay_rate: float = hyper(fraction, default=0.99)
-    eps: float = hyper(non_negative, default=1e-7)
+    lr: Number = hyper(non_negative, default=0.01)
+    decay_rate: Number = hyper(fraction, default=0.99)
+    eps: Number = hyper(non_negative, default=1e-7)
     h: State = state()
 
     _rule_name = "rmsprop"

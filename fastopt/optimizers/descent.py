@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from fastopt._checks import fraction, non_negative, switch
 from fastopt.optimizers._base import Optimizer
-from fastopt.optimizers._declared import Coefficients, Declared, State, hyper, option, state
+from fastopt.optimizers._declared import Coefficients, Declared, Number, State, hyper, option, state
 
 __all__ = ["SGD", "Momentum", "Nesterov", "Lion"]
 
 
 class SGDSettings(Declared):
-    lr: float = hyper(non_negative, default=0.01)
+    lr: Number = hyper(non_negative, default=0.01)
 
     _rule_name = "sgd"
     _is_constant = True
@@ -53,8 +53,8 @@ class SGD(SGDSettings, Optimizer):
 
 
 class MomentumSettings(Declared):
-    lr: float = hyper(non_negative, default=0.01)
-    momentum: float = hyper(fraction, default=0.9)
+    lr: Number = hyper(non_negative, default=0.01)
+    momentum: Number = hyper(fraction, default=0.9)
     v: State = state()
 
     _rule_name = "momentum"
@@ -153,9 +153,9 @@ class Nesterov(NesterovSettings, Optimizer):
 
 
 class LionSettings(Declared):
-    lr: float = hyper(non_negative, default=1e-4)
-    beta1: float = hyper(fraction, default=0.9)
-    beta2: float = hyper(fraction, default=0.99)
+    lr: Number = hyper(non_negative, default=1e-4)
+    beta1: Number = hyper(fraction, default=0.9)
+    beta2: Number = hyper(fraction, default=0.99)
     decoupled: bool = option(switch, default=True, kw_only=True, may_vary=False)
     m: State = state()
 

@@ -127,7 +127,8 @@ class _Twin(Optioned):
         self, params: MutableMapping[Any, Any], entries: list[_Entry], steps: list[_Step]
     ) -> None:
         """Make the step; what may be refused comes before the rest."""
-        arrays, numbers = [], []
+        arrays: list[tuple[_Entry, _Step]] = []
+        numbers: list[tuple[_Entry, _Step]] = []
         for entry, step in zip(entries, steps, strict=True):
             is_array = isinstance(params[entry.key], np.ndarray)
             (arrays if is_array else numbers).append((entry, step))
@@ -160,7 +161,8 @@ class _Twin(Optioned):
             self._rule(p, g, *states, *map(cast, step.coefficients))
             if options is not None:
                 p[...] = np.where(p < low, low, np.where(p > high, high, p))
-                for average in entry.state[len(states) :]:
+                if len(entry.state) > len(states):
+                    average = entry.state[-1]
                     average += one_minus_ema * (p - average)
 
     def _enter(

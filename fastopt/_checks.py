@@ -22,6 +22,8 @@ MAX_COUNT = 2.0**53 - 1.0
 
 def _as_float(name: str, value: Any) -> float:
     """Return a number or 0-d array as a Python float; text, bytes and bools are refused."""
+    if type(value) is float:
+        return value
     if _is_number(value):
         try:
             return float(value)

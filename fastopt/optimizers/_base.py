@@ -29,6 +29,7 @@ class Optimizer(Optioned):
     _stepper: Stepper = internal()
     _rows: tuple[Coefficients, ...] | None = internal()  # as long as they stay the same
     _setup: Any = internal()  # likewise a Setup
+    _varying: Any = internal()  # numbers that are new in each step, if that is all that is
     _spare: State = internal()  # arrays of sums that were used
     _follows: bool = internal(True)  # a step is more than a call of the stepper
 
@@ -55,7 +56,7 @@ class Optimizer(Optioned):
         return new
 
     def __getstate__(self) -> dict[str, Any]:
-        dropped = {"_rows": None, "_setup": None, "_follows": True}
+        dropped = {"_rows": None, "_setup": None, "_varying": None, "_follows": True}
         return {**super().__getstate__(), **dropped, "_spare": {}}
 
     def _was_set(self, name: str) -> None:
@@ -64,6 +65,7 @@ class Optimizer(Optioned):
             self._stepper.forget()  # which row is whose
         self._put("_rows", None)
         self._put("_setup", None)
+        self._put("_varying", None)
         self._put("_follows", True)
 
     def update(self, params: MutableMapping[Any, Any], grads: Mapping[Any, Any]) -> None:
@@ -114,10 +116,27 @@ class Optimizer(Optioned):
         if rows is None:
             t = stepper.steps
             rows = (self._coefficients(t + 1.0),)  # a float: powers of it are faster
-        stepper.step(params, grads, self._setup, rows, t, _subnormals.flushes, self)
+        norm = stepper.step(params, grads, self._setup, rows, t, _subnormals.flushes, self)
+        if norm is not None:
+            self._note(norm)
 
     def _step_and_follow(self, params: MutableMapping[Any, Any], grads: Mapping[Any, Any]) -> None:
-        """Take a step with all that may belong to one; keep what stays the same.
+        """Take a step whose numbers are those of groups or schedules, or one that needs more."""
+        numbers = self._varying
+        if numbers is None:
+            self._prepare_and_step(params, grads)
+            return
+        stepper = self._stepper
+        t = stepper.steps
+        coefficients, setup = self._coefficients_of(numbers.at(t), t + 1.0), self._setup
+        if numbers.options_vary:
+            setup = self._new_setup(numbers.rows)
+        norm = stepper.step(params, grads, setup, coefficients, t, _subnormals.flushes, self)
+        if norm is not None:
+            self._note(norm)
+
+    def _prepare_and_step(self, params: MutableMapping[Any, Any], grads: Mapping[Any, Any]) -> None:
+        """Take a step with all that may belong to one, and find out what the next will need.
 
         What is kept is written before the step: a hyper-parameter that is set during it has the
         last word.
@@ -128,18 +147,19 @@ class Optimizer(Optioned):
         rows = numbers.at(t)
         coefficients = self._coefficients_of(rows, t + 1.0)
         scalars = self._next_scalars_of(rows[0], t + 1)  # it may raise
-        adds, sums, setup = n_calls < self.accumulate, None, self._setup
+        adds, sums = n_calls < self.accumulate, None
         if adds or n_calls > 1:
             sums = self._sums(params, grads, n_calls)
             grads = grads if adds else _without_none(grads, sums)
-        if setup is None or numbers.vary or sums is not None:
-            setup = self._new_setup(rows, n_calls, sums, adds)
+        setup = self._new_setup(rows, n_calls, sums, adds)
         is_constant = self._is_constant and not numbers.vary
-        is_plain = sums is None and not (numbers.vary or numbers.are_measured or self._scalars)
+        is_fixed = is_constant or not (numbers.vary or len(rows) > 1)
         self._put("_deciding", rows)
-        self._put("_rows", coefficients if is_constant else None)
-        self._put("_setup", setup if sums is None else None)
-        self._put("_follows", not (is_plain and (is_constant or len(rows) == 1)))
+        if sums is None and not self._scalars:
+            self._put("_setup", setup)
+            self._put("_rows", coefficients if is_constant else None)
+            self._put("_varying", None if is_fixed else numbers)
+            self._put("_follows", not is_fixed)
         try:
             norm = stepper.step(params, grads, setup, coefficients, t, _subnormals.flushes, self)
         except BaseException:
@@ -148,14 +168,21 @@ class Optimizer(Optioned):
             raise
         self._follow_sums(sums)
         if norm is False:
-            self._put("skipped", self.skipped + 1)
+            self._note(norm)
         elif not adds:
             self._put("norm", norm)
             for name, number in scalars.items():
                 self._put(name, number)
 
+    def _note(self, norm: float | bool) -> None:
+        """Note the norm of a step, or that it was not made."""
+        if norm is False:
+            self._put("skipped", self.skipped + 1)
+        else:
+            self._put("norm", norm)
+
     def _new_setup(
-        self, rows: Sequence[Any], n_calls: int, sums: State | None, adds: bool
+        self, rows: Sequence[Any], n_calls: int = 1, sums: State | None = None, adds: bool = False
     ) -> Setup:
         """Return what the stepper is told beside the coefficients."""
         dicts = [getattr(self, name) for name in self._states]

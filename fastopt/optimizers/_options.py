@@ -34,6 +34,8 @@ OptionRow = tuple[float, ...]
 """Numbers of a group's options in the order in which kernels and twins read them: scale, limit,
 decay, shrink, low, high, 1 - ema."""
 
+_OPTIONS_OF_A_ROW = {"weight_decay", "low", "high", "clip_value", "ema"}
+
 NEUTRAL = (1.0, inf, 0.0, 1.0, -inf, inf)
 
 
@@ -148,7 +150,8 @@ class Optioned(Declared):
         for name in self._scalars:
             for row in rows:
                 setattr(row, name, getattr(self, name))
-        return tuple([type(self)._coefficients(row, t) for row in rows])
+        compute = type(self)._coefficients
+        return (compute(rows[0], t), *[compute(row, t) for row in rows[1:]])
 
     def _next_scalars_of(self, row: Any, t: int) -> Mapping[str, float]:
         """Return what the scalars are after step t, of the numbers of a row."""
@@ -257,46 +260,55 @@ class _Numbers:
         own = {name: getattr(optimizer, name) for name in names}
         groups = optimizer.groups.rows
         self.rows = [SimpleNamespace(**{**own, **settings}) for settings in ({}, *groups)]
-        self._settings = optimizer._settings
         self._scaled = [row for row in self.rows if hasattr(row, "lr_scale")]
-        self._schedules: dict[tuple[int, str], tuple[str, Callable[[int], Any], list[Any]]] = {}
+        checks = {name: each.check for name, each in optimizer._settings.items()}
+        checks["lr_scale"] = non_negative
+        found: dict[tuple[int, str], tuple[str, Callable[[int], Any], Any, list[Any]]] = {}
         for row in self.rows:
             for name, value in vars(row).items():
                 if callable(value):
-                    place = self._schedules.setdefault((id(value), name), (name, value, []))
-                    place[2].append(row)
-        self.vary = bool(self._schedules)
+                    place = found.setdefault((id(value), name), (name, value, checks[name], []))
+                    place[3].append(vars(row))
+        self._schedules = [*found.values()]
+        varying = {name for name, *_ in self._schedules}
+        decays = any(row.decoupled and row.weight_decay != 0 for row in self.rows)
+        self.vary = bool(varying)
+        self.options_vary = bool(varying & _OPTIONS_OF_A_ROW) or (
+            decays and bool(varying & {"lr", "lr_scale"})
+        )
+        self._bounds_vary = bool(varying & {"low", "high"})
         self.are_measured = optimizer.nonfinite != "propagate" or any(
             row.clip_norm is not None or row.clip_global_norm is not None for row in self.rows
         )
-        if not self.vary:
-            self._finish()
+        if not varying & {"lr", "lr_scale"}:
+            self._scale()
+        if not self._bounds_vary:
+            self._check_bounds()
         for row in self.rows:
             if row.clip_norm is not None and row.clip_global_norm is not None:
                 raise ValueError("clip_norm and clip_global_norm exclude each other: set one")
 
     def at(self, t: int) -> list[Any]:
         """Return the rows for the step after t completed ones."""
-        if self.vary:
-            for name, schedule, rows in self._schedules.values():
-                number = self._number(name, schedule, t)
-                for row in rows:
-                    setattr(row, name, number)
-            self._finish()
+        for name, schedule, check, rows in self._schedules:
+            number = schedule(t)
+            try:
+                number = check(name, number)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"{error}, from its schedule at t = {t}") from None
+            for row in rows:
+                row[name] = number
+        if self._scaled:
+            self._scale()
+        if self._bounds_vary:
+            self._check_bounds()
         return self.rows
 
-    def _number(self, name: str, schedule: Callable[[int], Any], t: int) -> Any:
-        value = schedule(t)
-        check = non_negative if name == "lr_scale" else self._settings[name].check
-        try:
-            return check(name, value)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"{error}, from its schedule at t = {t}") from None
-
-    def _finish(self) -> None:
-        """Follow what depends on other numbers."""
+    def _scale(self) -> None:
         for row in self._scaled:
             row.lr = self.rows[0].lr * row.lr_scale
+
+    def _check_bounds(self) -> None:
         for row in self.rows:
             if row.low > row.high:
                 raise ValueError(f"low is {row.low!r}, above high, which is {row.high!r}")

@@ -25,6 +25,8 @@ class Setup:
     def measures(self) -> bool: ...
     @property
     def has_groups(self) -> bool: ...
+    @property
+    def calls(self) -> int: ...
     def __new__(
         cls,
         states: tuple[dict[Any, Any], ...],
@@ -34,6 +36,7 @@ class Setup:
         adds: bool = False,
         measures: bool = False,
         has_groups: bool = False,
+        calls: int = 0,
     ) -> Self: ...
     def __reduce__(self) -> tuple[type[Setup], tuple[Any, ...]]: ...
 

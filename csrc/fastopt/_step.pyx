@@ -164,6 +164,9 @@ cdef class Setup:
     has_groups : bool
         Whether the owner says of each key which row is its, by ``_row_of(key)``, -1 for one that is
         left alone, and of all keys whether they will do, by ``_check_groups(keys)``.
+    calls : int
+        With sums: how many calls had added to them when this was made. It is an error if another
+        thread has made one since.
     """
 
     cdef readonly tuple states
@@ -173,16 +176,17 @@ cdef class Setup:
     cdef readonly bint adds
     cdef readonly bint measures
     cdef readonly bint has_groups
+    cdef readonly long long calls
     cdef Row* rows
 
     def __cinit__(
         self, tuple states, tuple options=(), bint has_average=False, bint has_sums=False,
-        bint adds=False, bint measures=False, bint has_groups=False,
+        bint adds=False, bint measures=False, bint has_groups=False, long long calls=0,
     ):
         cdef Py_ssize_t i
         self.states, self.options = states, options
         self.has_average, self.has_sums, self.adds = has_average, has_sums, adds
-        self.measures, self.has_groups = measures, has_groups
+        self.measures, self.has_groups, self.calls = measures, has_groups, calls
         if not options:
             return
         self.rows = <Row*> PyMem_Malloc(len(options) * sizeof(Row))
@@ -203,7 +207,7 @@ cdef class Setup:
     def __reduce__(self):
         return Setup, (
             self.states, self.options, self.has_average, self.has_sums, self.adds, self.measures,
-            self.has_groups,
+            self.has_groups, self.calls,
         )
 
 
@@ -329,6 +333,8 @@ cdef class Stepper:
         self.begin()
         try:
             if 0 <= as_of != load(&self.n_steps):
+                raise_busy()
+            if setup.has_sums and setup.calls != load(&self.n_calls):
                 raise_busy()
             if load(&self.n_steps) >= MAX_STEPS:
                 raise ValueError(

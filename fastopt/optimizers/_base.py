@@ -164,12 +164,16 @@ class Optimizer(Optioned):
             norm = stepper.step(params, grads, setup, coefficients, t, _subnormals.flushes, self)
         except BaseException:
             self._was_set("")
-            self._follow_sums(sums)
+            self._take_sums_back(sums)
             raise
-        self._follow_sums(sums)
         if norm is False:
+            self._take_sums_back(sums)
             self._note(norm)
-        elif not adds:
+            return
+        if sums is not None:
+            self._put("accumulated", sums if adds else {})
+            self._put("_spare", {} if adds else sums)
+        if not adds:
             self._put("norm", norm)
             for name, number in scalars.items():
                 self._put(name, number)
@@ -195,7 +199,7 @@ class Optimizer(Optioned):
         measures = self._numbers().are_measured and not (adds and self.nonfinite == "propagate")
         return Setup(
             tuple(dicts), options if any(options) else (), averages, sums is not None, adds,
-            measures, len(self.groups) > 0,
+            measures, len(self.groups) > 0, n_calls - 1,
         )  # fmt: skip
 
     def _sums(
@@ -219,9 +223,9 @@ class Optimizer(Optioned):
         self._put("accumulated", sums)
         return sums
 
-    def _follow_sums(self, sums: State | None) -> None:
-        """Show sums while there is something in them, and keep their arrays."""
-        if sums is not None and self._stepper.calls == 0:
+    def _take_sums_back(self, sums: State | None) -> None:
+        """Have nothing to show again after a first call that was not made."""
+        if sums is not None and self.accumulated is sums and self._stepper.calls == 0:
             self._put("_spare", sums)
             self._put("accumulated", {})
 

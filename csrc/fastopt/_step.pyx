@@ -87,8 +87,9 @@ cdef struct Block:
     bint is_finite
 
 cdef struct Row:
-    # options of a group; neutral ones change no bit
-    WithAverage numbers
+    # options of a group, for each variant; neutral ones change no bit
+    WithOptions with_options
+    WithAverage with_average
     bint is_neutral
 
 cdef struct Work:
@@ -101,15 +102,19 @@ cdef struct Work:
     int sum             # the operand to which gradients are added, or NO_SUM
     bint adds           # and that is all
     bint has_average
+    bint is_measured
     bint is_plain       # none of these
 
 cdef enum:
     NO_SUM = 0
 
 cdef Bare BARE = Bare(0)
-cdef Row NEUTRAL = Row(
-    WithAverage(Options(1.0, INFINITY, 0.0, 1.0, -INFINITY, INFINITY), 0.0), True
-)
+cdef Row NEUTRAL = as_row(Options(1.0, INFINITY, 0.0, 1.0, -INFINITY, INFINITY), 0.0, True)
+
+
+cdef Row as_row(Options options, double one_minus_ema, bint is_neutral) noexcept nogil:
+    return Row(WithOptions(options), WithAverage(options, one_minus_ema), is_neutral)
+
 
 
 # Which process this is, counted in forks: of the threads that were in a step only the one that
@@ -196,9 +201,8 @@ cdef class Setup:
             self.rows[i] = NEUTRAL
             if options[i] is not None:
                 scale, limit, decay, shrink, low, high, one_minus_ema = options[i]
-                self.rows[i] = Row(
-                    WithAverage(Options(scale, limit, decay, shrink, low, high), one_minus_ema),
-                    False,
+                self.rows[i] = as_row(
+                    Options(scale, limit, decay, shrink, low, high), one_minus_ema, False
                 )
 
     def __dealloc__(self):
@@ -373,6 +377,7 @@ cdef class Stepper:
         self.work.options = setup.rows
         self.work.has_average, self.work.adds = setup.has_average, setup.adds
         self.work.sum = self.entries.n_operands - 1 if setup.has_sums else NO_SUM
+        self.work.is_measured = setup.measures
         self.work.is_plain = setup.rows == NULL and not (setup.has_sums or setup.measures)
         if not setup.measures:
             self.set_factors(1.0)
@@ -767,22 +772,52 @@ cdef void call_kernel_from(
 cdef inline void call_kernel_at(
     const Work* work, const Entry* entry, Py_ssize_t size, char** a,
 ) noexcept nogil:
-    cdef const double* c = work.rows + entry.row * work.rule.n_coefficients
-    if not work.is_plain:
-        call_with_options(work, c, entry, size, a)
-    elif entry.is_double:
-        work.rule.float64.bare(c, &BARE, size, <double**> a)
+    if work.is_plain:
+        call_bare(work, entry, size, a)
+    elif work.sum == NO_SUM and not work.is_measured:
+        call_variant(work, &work.options[entry.row], entry, size, a)
     else:
-        work.rule.float32.bare(c, &BARE, size, <float**> a)
+        call_on_sum(work, entry, size, a)
 
 
-cdef void call_with_options(
-    const Work* work, const double* c, const Entry* entry, Py_ssize_t size, char** operands,
+cdef inline const double* coefficients_of(const Work* work, const Entry* entry) noexcept nogil:
+    return work.rows + entry.row * work.rule.n_coefficients
+
+
+cdef inline void call_bare(
+    const Work* work, const Entry* entry, Py_ssize_t size, char** a,
 ) noexcept nogil:
-    """Sum the gradient, take the stretch through the rule's variant, and clear the sum."""
+    if entry.is_double:
+        work.rule.float64.bare(coefficients_of(work, entry), &BARE, size, <double**> a)
+    else:
+        work.rule.float32.bare(coefficients_of(work, entry), &BARE, size, <float**> a)
+
+
+cdef inline void call_variant(
+    const Work* work, const Row* row, const Entry* entry, Py_ssize_t size, char** a,
+) noexcept nogil:
+    """Call the least variant that will do."""
+    cdef const double* c = coefficients_of(work, entry)
+    if row.is_neutral:
+        call_bare(work, entry, size, a)
+    elif work.has_average:
+        if entry.is_double:
+            work.rule.float64.with_average(c, &row.with_average, size, <double**> a)
+        else:
+            work.rule.float32.with_average(c, &row.with_average, size, <float**> a)
+    elif entry.is_double:
+        work.rule.float64.with_options(c, &row.with_options, size, <double**> a)
+    else:
+        work.rule.float32.with_options(c, &row.with_options, size, <float**> a)
+
+
+cdef void call_on_sum(
+    const Work* work, const Entry* entry, Py_ssize_t size, char** operands,
+) noexcept nogil:
+    """Take a gradient that is summed or scaled by itself: the sum is clear afterwards."""
     cdef char* a[MAX_OPERANDS]
-    cdef Row row = NEUTRAL if work.options == NULL else work.options[entry.row]
-    cdef WithOptions options
+    cdef Row row = NEUTRAL
+    cdef Options options
     cdef int k
     if work.sum != NO_SUM:
         add(entry.is_double, size, operands[GRAD], operands[work.sum])
@@ -792,25 +827,13 @@ cdef void call_with_options(
         a[k] = operands[k]
     if work.sum != NO_SUM:
         a[GRAD] = operands[work.sum]
+    if work.options != NULL:
+        row = work.options[entry.row]
     if entry.factor != 1.0:
-        row.numbers.options.scale *= entry.factor
-        row.is_neutral = False
-    if work.has_average:
-        if entry.is_double:
-            work.rule.float64.with_average(c, &row.numbers, size, <double**> a)
-        else:
-            work.rule.float32.with_average(c, &row.numbers, size, <float**> a)
-    elif row.is_neutral:
-        if entry.is_double:
-            work.rule.float64.bare(c, &BARE, size, <double**> a)
-        else:
-            work.rule.float32.bare(c, &BARE, size, <float**> a)
-    else:
-        options = WithOptions(row.numbers.options)
-        if entry.is_double:
-            work.rule.float64.with_options(c, &options, size, <double**> a)
-        else:
-            work.rule.float32.with_options(c, &options, size, <float**> a)
+        options = row.with_options.options
+        options.scale *= entry.factor
+        row = as_row(options, row.with_average.one_minus_ema, False)
+    call_variant(work, &row, entry, size, a)
     if work.sum != NO_SUM:
         clear(entry.is_double, size, operands[work.sum])
 

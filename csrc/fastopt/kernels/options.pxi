@@ -13,6 +13,12 @@ ctypedef fused Variant:
     WithAverage
 
 
+cdef inline floating clipped(floating x, floating low, floating high) noexcept nogil:
+    """Clip to low ≤ high, a minimum and a maximum of x86: these return what stands last for NaN."""
+    x = high if high < x else x
+    return low if low > x else x
+
+
 cdef inline floating gradient(Variant o, floating g, floating p) noexcept nogil:
     """Return what the rule takes for the gradient, of the parameter as it was."""
     cdef floating limit
@@ -21,7 +27,7 @@ cdef inline floating gradient(Variant o, floating g, floating p) noexcept nogil:
     else:
         limit = <floating> o.options.limit
         g = g * <floating> o.options.scale
-        g = limit if g > limit else -limit if g < -limit else g
+        g = clipped(g, -limit, limit)
         return g + (<floating> o.options.decay * p if o.options.decay != 0 else <floating> -0.0)
 
 
@@ -35,12 +41,10 @@ cdef inline floating start(Variant o, floating p) noexcept nogil:
 
 cdef inline floating finish(Variant o, floating p, floating* average, Py_ssize_t i) noexcept nogil:
     """Return the parameter after the step, and move its average."""
-    cdef floating low, high
     if Variant is Bare:
         return p
     else:
-        low, high = <floating> o.options.low, <floating> o.options.high
-        p = low if p < low else high if p > high else p
+        p = clipped(p, <floating> o.options.low, <floating> o.options.high)
         if Variant is WithAverage:
             average[i] = average[i] + <floating> o.one_minus_ema * (p - average[i])
         return p

@@ -68,14 +68,20 @@ def _block(translator, node):
     raise nodes.SkipNode
 
 
-def _shorten_update(_app, what, name, _obj, _options, lines):
-    """Describe `update` in full once: it takes and raises the same in every optimizer."""
-    if what == "method" and name.endswith(".update") and name != "fastopt.SGD.update":
-        lines[:] = ["Take one step; parameters, errors and an example: `fastopt.SGD.update`.", ""]
+def _shorten_options(_app, what, _name, obj, _options, lines):
+    """Describe the options in full once, on the first optimizer: all take the same."""
+    others = [getattr(fastopt, name) for name in fastopt.optimizers.__all__[1:]]
+    if what == "class" and obj in others:
+        first, end = lines.index("Other Parameters"), lines.index("Raises")
+        entry = ["**options", "    Those of `SGD`, by keyword: :doc:`/options`.", ""]
+        lines[first:end] = ["Other Parameters", "-" * len("Other Parameters"), *entry]
 
 
 class Optimizers(SphinxDirective):
-    """All optimizers of the current module: a summary, then each class with the members named."""
+    """All optimizers of the current module: a summary, then each class.
+
+    The members named, which are the same in all, are described with the first.
+    """
 
     optional_arguments = 1
     final_argument_whitespace = True
@@ -83,15 +89,15 @@ class Optimizers(SphinxDirective):
     def run(self):
         """Return the nodes of what a page would say by hand."""
         names = fastopt.optimizers.__all__
-        options = [f"   :members: {self.arguments[0]}"] if self.arguments else []
-        options += ["   :inherited-members:", ""] if options else [""]
+        members = [f"   :members: {self.arguments[0]}"] if self.arguments else []
         lines = [".. autosummary::", "   :signatures: none", "", *(f"   {n}" for n in names), ""]
-        lines += [line for n in names for line in (f".. autoclass:: {n}", *options)]
+        lines += [f".. autoclass:: {names[0]}", *members, ""]
+        lines += [f".. autoclass:: {n}\n" for n in names[1:]]
         return self.parse_text_to_nodes("\n".join(lines))
 
 
 def setup(app):
     """Show formulas as MathML, which browsers draw themselves."""
-    app.connect("autodoc-process-docstring", _shorten_update, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", _shorten_options, priority=400)  # before napoleon
     app.add_directive("optimizers", Optimizers)
     app.add_html_math_renderer("mathml", (_inline, None), (_block, None))

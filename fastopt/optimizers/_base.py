@@ -91,14 +91,25 @@ class Optimizer(Optioned):
             A gradient of another shape than its parameter; a read-only parameter; state that no
             longer fits a parameter; parameters, states or gradients that overlap in memory (an
             array may be its own gradient, and gradients may share memory).
+            A string in `groups` that fits no key, options that contradict one another, or what a
+            schedule returned.
+        FloatingPointError
+            With ``nonfinite="raise"``: a gradient has NaN or infinity, which is also what a float64
+            of 1e300 is for a float32 parameter.
         RuntimeError
             Another thread is in the middle of an update of this optimizer; an array was changed
-            while it was checked, by a key or a mapping that runs code.
+            while it was checked, by a key or a mapping that runs code; the parameters hold their
+            averages, inside of `averaged`.
 
         Notes
         -----
         Everything is checked before anything is written: after an error no parameter, no state and
         no counter has changed.
+
+        A call is a step, which `iter` counts, except with `accumulate`, where it may add to
+        `accumulated` alone, and with ``nonfinite="skip"``, where `skipped` may count it. After a
+        step in which gradients were measured, for clipping by norm or `nonfinite`, `norm` is the
+        Euclidean norm of all of them before clipping. Averages, with `ema`, are in `average`.
 
         Examples
         --------

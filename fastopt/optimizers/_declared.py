@@ -82,20 +82,43 @@ _ALIASES = {
     "loss_scale_factor": ["lr"],
 }
 
-_RAISES = """\
+_SHARED = """\
 Other Parameters
 ----------------
-{options}
-    What every optimizer takes, by keyword alone: see :doc:`/options`.
+weight_decay : float or schedule
+    λ, finite and ≥ 0: the gradient g of a parameter p becomes g + λ·p.
+decoupled : bool
+    Instead, p becomes (1 - lr·λ)·p before the rule, and its gradient stays as it is.
+low, high : float or schedule
+    Bounds to which the parameters are brought back after each step.
+clip_value : float or schedule, optional
+    Bound of each entry of the gradients, from both sides; > 0.
+clip_norm : float or schedule, optional
+    Bound of the Euclidean norm of each gradient; > 0.
+clip_global_norm : float or schedule, optional
+    Bound of the norm of all gradients together; > 0, and not with clip_norm.
+maximize : bool
+    Ascend.
+nonfinite : {"propagate", "skip", "raise"}
+    What NaN and infinity in a gradient do: as in NumPy; no step, which `skipped` counts; a
+    FloatingPointError.
+accumulate : int
+    Calls of `update` that make a step, on the mean of their gradients.
+ema : float or schedule, optional
+    Share of the parameters' moving averages that is kept in a step, in [0, 1); see `averaged`.
+groups : mapping of patterns to mappings of settings by name
+    What some parameters have of their own, such as ``{"b*": {"weight_decay": 0}}``; ``lr_scale``
+    and ``frozen``, too. A pattern is a string, with wildcards or without, a tuple of strings, or a
+    callable that is given the key.
 
 Raises
 ------
 TypeError
-    A hyper-parameter is set, here or later, to something that is neither a number nor a
-    schedule, a callable of the number of steps completed; an unknown keyword.
+    A hyper-parameter or an option is set, here or later, to something that is neither of its type
+    nor a schedule, a callable that is given the number of steps completed; an unknown keyword.
 ValueError
-    A hyper-parameter is set, here or later, to a number out of its range. What a schedule
-    returns is checked in the step."""
+    One is set, here or later, to a number out of its range. What a schedule returns is checked in
+    the step, and at the latest there, whether options contradict one another."""
 
 
 class _Hyper(NamedTuple):
@@ -209,9 +232,8 @@ class Declared:
         if cls.__init__ is Declared.__init__ or hasattr(cls.__init__, "is_declared"):
             cls.__init__ = _initializer(cls)  # type: ignore[method-assign]
         if cls.__doc__:
-            text = _RAISES.format(options=", ".join(cls._options))
             cls.__doc__ = re.sub(
-                r"( *)\{raises\}", lambda found: textwrap.indent(text, found[1]), cls.__doc__
+                r"( *)\{shared\}", lambda found: textwrap.indent(_SHARED, found[1]), cls.__doc__
             )  # as deep as its placeholder stands, which depends on the interpreter
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -38,11 +38,11 @@ class Adam(AdamSettings, Optimizer):
 
     Parameters
     ----------
-    lr : float
+    lr : float or schedule
         Learning rate, finite and ≥ 0, in units of the parameters: the gradients' own unit cancels.
-    beta1, beta2 : float
+    beta1, beta2 : float or schedule
         Shares of m and v that are kept, in [0, 1).
-    eps : float
+    eps : float or schedule
         Added to the root, finite and ≥ 0.
 
     Attributes
@@ -56,7 +56,7 @@ class Adam(AdamSettings, Optimizer):
         Steps taken, of the optimizer: a parameter that joins later is corrected as if it had been
         there from the start. May be set, as after loading m and v from a file.
 
-    {raises}
+    {shared}
 
     Notes
     -----
@@ -77,7 +77,7 @@ class Adam(AdamSettings, Optimizer):
     >>> optimizer.update(params, grads)
     >>> params["W"].round(4), optimizer.iter
     (array([0.9, 2.1]), 1)
-    >>> optimizer.lr = 0.01  # a schedule
+    >>> optimizer.lr = 0.01  # or a schedule
     >>> optimizer.update(params, grads)
     >>> params["W"].round(4), optimizer.iter
     (array([0.89, 2.11]), 2)
@@ -90,20 +90,18 @@ class AdamWSettings(AdamSettings):
 
 
 class AdamW(AdamWSettings, Optimizer):
-    """`Adam` with a decay of the weights apart from their gradients: p *= 1 - lr·weight_decay.
+    """`Adam` with a decay of the weights apart from their gradients: p = (1 - lr·weight_decay)·p.
 
     The decay comes before Adam's step, whose averages don't see it.
 
     Parameters
     ----------
-    lr : float
+    lr : float or schedule
         Learning rate, finite and ≥ 0, in units of the parameters; the decay is in proportion.
-    beta1, beta2 : float
+    beta1, beta2 : float or schedule
         Shares of m and v that are kept, in [0, 1).
-    eps : float
+    eps : float or schedule
         Added to the root, finite and ≥ 0.
-    weight_decay : float
-        What a step of lr 1 takes from a parameter, as a share of it, finite and ≥ 0.
 
     Attributes
     ----------
@@ -113,7 +111,7 @@ class AdamW(AdamWSettings, Optimizer):
     v : dict of key to array
         Those of the squared gradients.
 
-    {raises}
+    {shared}
 
     Notes
     -----

@@ -29,9 +29,9 @@ class AdaGrad(AdaGradSettings, Optimizer):
 
     Parameters
     ----------
-    lr : float
+    lr : float or schedule
         Learning rate, finite and ≥ 0, in units of the parameters: the gradients' own unit cancels.
-    eps : float
+    eps : float or schedule
         Added to the root, finite and ≥ 0.
 
     Attributes
@@ -40,7 +40,7 @@ class AdaGrad(AdaGradSettings, Optimizer):
         Sums of squared gradients, of the parameters' shapes and dtypes; zeros before a parameter's
         first step.
 
-    {raises}
+    {shared}
 
     Notes
     -----
@@ -81,11 +81,11 @@ class RMSprop(RMSpropSettings, Optimizer):
 
     Parameters
     ----------
-    lr : float
+    lr : float or schedule
         Learning rate, finite and ≥ 0, in units of the parameters: the gradients' own unit cancels.
-    decay_rate : float
+    decay_rate : float or schedule
         Share of h that is kept, in [0, 1).
-    eps : float
+    eps : float or schedule
         Added to the root, finite and ≥ 0.
 
     Attributes
@@ -94,7 +94,7 @@ class RMSprop(RMSpropSettings, Optimizer):
         Moving averages of squared gradients, of the parameters' shapes and dtypes; zeros before a
         parameter's first step.
 
-    {raises}
+    {shared}
 
     Notes
     -----

@@ -27,10 +27,10 @@ class SGD(SGDSettings, Optimizer):
 
     Parameters
     ----------
-    lr : float
+    lr : float or schedule
         Learning rate, finite and ≥ 0, in units of the parameters per unit of their gradients.
 
-    {raises}
+    {shared}
 
     Notes
     -----
@@ -69,9 +69,9 @@ class Momentum(MomentumSettings, Optimizer):
 
     Parameters
     ----------
-    lr : float
+    lr : float or schedule
         Learning rate, finite and ≥ 0, in units of the parameters per unit of their gradients.
-    momentum : float
+    momentum : float or schedule
         Share of the velocity that is kept, in [0, 1).
 
     Attributes
@@ -80,7 +80,7 @@ class Momentum(MomentumSettings, Optimizer):
         The velocities, of the parameters' shapes and dtypes and in their units per step; zeros
         before a parameter's first step.
 
-    {raises}
+    {shared}
 
     Notes
     -----
@@ -114,9 +114,9 @@ class Nesterov(NesterovSettings, Optimizer):
 
     Parameters
     ----------
-    lr : float
+    lr : float or schedule
         Learning rate, finite and ≥ 0, in units of the parameters per unit of their gradients.
-    momentum : float
+    momentum : float or schedule
         Share of the velocity that is kept, in [0, 1).
 
     Attributes
@@ -125,7 +125,7 @@ class Nesterov(NesterovSettings, Optimizer):
         The velocities, of the parameters' shapes and dtypes and in their units per step; zeros
         before a parameter's first step.
 
-    {raises}
+    {shared}
 
     Notes
     -----
@@ -171,11 +171,11 @@ class Lion(LionSettings, Optimizer):
 
     Parameters
     ----------
-    lr : float
+    lr : float or schedule
         Length of each entry's step, finite and ≥ 0, in units of the parameters.
-    beta1 : float
+    beta1 : float or schedule
         Share of m in the direction of the step, in [0, 1).
-    beta2 : float
+    beta2 : float or schedule
         Share of m that is kept, in [0, 1).
 
     Attributes
@@ -184,7 +184,7 @@ class Lion(LionSettings, Optimizer):
         Moving averages of the gradients, of the parameters' shapes and dtypes; zeros before a
         parameter's first step.
 
-    {raises}
+    {shared}
 
     Notes
     -----

@@ -339,6 +339,14 @@ def test_api_pages_describe_every_method():
 
 
 @needs_sources
+def test_rule_shown_to_contributors_is_the_one_that_is_compiled():
+    readme = (ROOT / "csrc" / "README.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"^```cython\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
+    rules = ROOT / "csrc" / "fastopt" / "kernels" / "rules.pxi"
+    assert shown in rules.read_text(encoding="utf-8")
+
+
+@needs_sources
 def test_citation_names_this_version():
     text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert f"\nversion: {fastopt.__version__}\n" in text

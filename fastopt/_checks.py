@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 __all__ = [
-    "MAX_COUNT", "bound", "count", "fraction", "non_negative", "one_of", "optional", "positive",
-    "switch", "whole",
+    "MAX_COUNT", "bound", "count", "fraction", "mapping_of_arrays", "non_negative",
+    "one_of", "optional", "positive", "switch", "whole",
 ]  # fmt: skip
 
 MAX_COUNT = 2.0**53 - 1.0
@@ -101,6 +101,8 @@ def switch(name: str, value: Any) -> bool:
 
 def whole(name: str, value: Any) -> int:
     """Accept a whole number from 1."""
+    if not _is_number(value):
+        raise TypeError(f"{name} must be a whole number from 1, got {value!r}")
     number = _as_float(name, value)
     if not (1.0 <= number <= MAX_COUNT and number.is_integer()):
         raise ValueError(f"{name} must be a whole number from 1, got {value!r}")
@@ -116,3 +118,10 @@ def one_of(*words: str) -> Callable[[str, Any], str]:
         return value
 
     return check_word
+
+
+def mapping_of_arrays(name: str, value: Any) -> dict[Any, Any]:
+    """Accept a dict, as it is."""
+    if type(value) is not dict:
+        raise TypeError(f"{name} must be a dict of arrays by key, got {value!r}")
+    return value

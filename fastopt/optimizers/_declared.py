@@ -28,8 +28,8 @@ else:
 
 
 __all__ = [
-    "Coefficients", "Declared", "Number", "OptionalNumber", "State", "hyper", "internal", "option",
-    "scalar", "state",
+    "Coefficients", "Declared", "Number", "OptionalNumber", "State", "alias_of", "hyper",
+    "internal", "is_schedule", "option", "scalar", "state",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -121,6 +121,14 @@ ValueError
     the step, and at the latest there, whether options contradict one another."""
 
 
+_METHODS = ["update", "averaged", "current", "reset"]
+
+
+def is_schedule(value: Any) -> bool:
+    """Tell whether a setting is a callable of the number of steps completed; a class is none."""
+    return callable(value) and not isinstance(value, type)
+
+
 class _Hyper(NamedTuple):
     """A number, or an option of every optimizer."""
 
@@ -140,6 +148,7 @@ class _Scalar(NamedTuple):
 
 class _Internal(NamedTuple):
     default: Any
+    check: Callable[[str, Any], Any] | None
 
 
 class _Option(_Hyper):
@@ -187,9 +196,12 @@ class _Elsewhere:
         raise AttributeError(_unknown(cls, self._name, "has no", "it has", cls._names()))
 
 
-def internal(default: Any = None, *, init: Literal[False] = False) -> Any:
+def internal(
+    default: Any = None, *, check: Callable[[str, Any], Any] | None = None,
+    init: Literal[False] = False,
+) -> Any:  # fmt: skip
     """Declare an attribute of the class's own, which is no argument."""
-    return _Internal(default)
+    return _Internal(default, check)
 
 
 _KINDS = {
@@ -227,7 +239,7 @@ class Declared:
                 delattr(cls, key)
         cls._settings = {**cls._hypers, **cls._options}
         for name in _ALIASES:
-            if name not in cls._names() and (alias := _alias(cls, name)):
+            if name not in cls._names() and (alias := alias_of(cls, name)):
                 setattr(cls, name, _Elsewhere(name, alias))
         if cls.__init__ is Declared.__init__ or hasattr(cls.__init__, "is_declared"):
             cls.__init__ = _initializer(cls)  # type: ignore[method-assign]
@@ -243,6 +255,10 @@ class Declared:
         for name, value in values.items():
             setattr(self, name, value)
         self._begin()
+        self._made()
+
+    def _made(self) -> None:
+        """Look at all settings together, once they are made."""
 
     def _prepare(self) -> None:
         """Set the attributes that are no arguments."""
@@ -280,19 +296,22 @@ class Declared:
     if not TYPE_CHECKING:  # a checker would take any name to exist
 
         def __setattr__(self, name: str, value: Any) -> None:
-            declared = self._settings.get(name)
-            if declared is not None:
+            declared = self._settings.get(name) or self._internals.get(name)
+            if declared is not None and declared.check is not None:
                 value = self._checked(name, declared, value)
             elif name == "iter":
                 value = count(name, value)
             elif not self._may_have(name):
+                if name in _METHODS:
+                    raise AttributeError(f"{name} of {type(self).__name__} can't be set")
                 raise AttributeError(_unknown(type(self), name, "has no", "it has", self._names()))
             object.__setattr__(self, name, value)
             self._was_set(name)
 
-    def _checked(self, name: str, declared: _Hyper, value: Any) -> Any:
+    def _checked(self, name: str, declared: Any, value: Any) -> Any:
         """Return a setting as it is kept; a schedule's numbers are checked in their steps."""
-        return value if declared.may_vary and callable(value) else declared.check(name, value)
+        may_vary = isinstance(declared, _Hyper) and declared.may_vary
+        return value if may_vary and is_schedule(value) else declared.check(name, value)
 
     def _put(self, name: str, value: Any) -> None:
         """Set an attribute as it is; reading stays fast where nobody asks for ``__dict__``."""
@@ -304,7 +323,7 @@ class Declared:
     @classmethod
     def _names(cls) -> list[str]:
         public = [name for name in cls._internals if not name.startswith("_")]
-        names = [*cls._settings, *cls._states, *cls._scalars, *public, "iter", "update"]
+        names = [*cls._settings, *cls._states, *cls._scalars, *public, "iter", *_METHODS]
         return [*dict.fromkeys(names)]
 
     def _may_have(self, name: str) -> bool:
@@ -367,7 +386,7 @@ def _bound(cls: type[Declared], args: tuple[Any, ...], kwargs: dict[str, Any]) -
     return values
 
 
-def _alias(cls: type[Declared], name: str) -> str:
+def alias_of(cls: type[Declared], name: str) -> str:
     """Return what a name of another library is called here, or nothing."""
     for alias in _ALIASES.get(name, []):
         words = alias.split(" and ")
@@ -378,6 +397,6 @@ def _alias(cls: type[Declared], name: str) -> str:
 
 def _unknown(cls: type[Declared], name: str, got: str, has: str, names: list[str]) -> str:
     """Return what to say of an unknown name: what it is called here, and what there is."""
-    alias = _alias(cls, name)
+    alias = alias_of(cls, name)
     hint = f" (here: {alias})" if alias else ""
     return f"{cls.__name__} {got} {name!r}{hint}; {has} {', '.join(names)}"

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastopt._checks import non_negative, switch
-
-if TYPE_CHECKING:
-    from fastopt.optimizers._declared import Declared
+from fastopt.optimizers._declared import Declared, alias_of, is_schedule
 
 __all__ = ["FROZEN", "Groups"]
 
@@ -45,12 +43,13 @@ class Groups(Mapping[Any, Mapping[str, Any]]):
         }
         self._unmatched = tuple(word for pattern in self._groups for word in _words(pattern))
         self._places: list[tuple[Any, int]] = []  # patterns and their rows
-        self.rows: list[Mapping[str, Any]] = []
-        """Settings of the rows from 1 on; row 0 has none of its own."""
+        self.rows: list[tuple[Any, Mapping[str, Any]]] = []
+        """Patterns and settings of the rows from 1 on; row 0 has none of its own."""
         for pattern, settings in self._groups.items():
             row = FROZEN
             if not settings.get("frozen"):
-                self.rows.append({k: v for k, v in settings.items() if k != "frozen"})
+                own = {name: value for name, value in settings.items() if name != "frozen"}
+                self.rows.append((pattern, own))
                 row = len(self.rows)
             self._places.append((pattern, row))
 
@@ -73,6 +72,9 @@ class Groups(Mapping[Any, Mapping[str, Any]]):
 
     def __getitem__(self, pattern: Any) -> Mapping[str, Any]:
         return dict(self._groups[pattern])
+
+    def __setitem__(self, pattern: Any, settings: Any) -> None:
+        raise TypeError("groups are read-only: assign optimizer.groups, with all of them")
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._groups)
@@ -100,7 +102,7 @@ def _checked_pattern(pattern: Any) -> Any:
     if not (isinstance(pattern, str) or is_tuple or callable(pattern)):
         raise TypeError(
             "groups: a pattern is a string, a tuple of strings or a callable that is given the "
-            f"key, got {pattern!r}"
+            f"key, such as lambda key: key == {pattern!r}; got {pattern!r}"
         )
     return pattern
 
@@ -121,8 +123,12 @@ def _checked_settings(cls: type[Declared], pattern: Any, settings: Any) -> dict[
             may_vary, check = known[name].may_vary, known[name].check
         else:
             names = ", ".join([*known, *_OWN_CHECKS])
-            raise ValueError(f"{where} can't be set there; these can: {names}")
-        checked[name] = value if may_vary and callable(value) else check(where, value)
+            hint = alias_of(cls, name)
+            raise ValueError(
+                f"{where} can't be set there{f' (here: {hint})' if hint else ''}; "
+                f"these can: {names}"
+            )
+        checked[name] = value if may_vary and is_schedule(value) else check(where, value)
     if "lr" in checked and "lr_scale" in checked:
         raise ValueError(f"groups[{pattern!r}]: lr and lr_scale exclude each other: set one")
     return checked

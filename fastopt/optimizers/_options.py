@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
 from math import inf, sqrt
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +15,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastopt._checks import bound, fraction, non_negative, one_of, optional, positive, switch, whole
+from fastopt._checks import (
+    bound,
+    count,
+    fraction,
+    mapping_of_arrays,
+    non_negative,
+    one_of,
+    optional,
+    positive,
+    switch,
+    whole,
+)
 from fastopt.optimizers._declared import (
     Coefficients,
     Declared,
@@ -62,24 +72,23 @@ class Optioned(Declared):
         lambda name, value: value, default={}, kw_only=True, may_vary=False, in_groups=False
     )
 
-    skipped: int = internal(0)
+    skipped: int = internal(0, check=count)
     """Calls whose step was not made, with ``nonfinite="skip"``."""
 
-    norm: float | None = internal()
+    norm: float | None = internal(check=optional(bound))
     """Euclidean norm of all gradients of the last step, before clipping, if it was measured."""
 
-    average: State = internal()
+    average: State = internal(check=mapping_of_arrays)
     """Moving averages of the parameters by key, with `ema`."""
 
-    accumulated: State = internal()
+    accumulated: State = internal(check=mapping_of_arrays)
     """Sums of gradients by key that are yet to be used, with `accumulate`."""
 
     _is_averaged: bool = internal(False)
     _current: _Numbers | None = internal()  # until a setting is set
     _deciding: Sequence[Any] = internal(())  # the numbers of the step under way
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def _made(self) -> None:
         self._numbers()  # which finds settings that contradict one another
 
     def _begin(self) -> None:
@@ -184,7 +193,10 @@ class Optioned(Declared):
         if bad is not None and self.nonfinite == "skip":
             return None
         if bad is not None and self.nonfinite == "raise":
-            raise FloatingPointError(f"gradient of {bad[0]!r} is not finite")
+            raise FloatingPointError(
+                f"gradient of {bad[0]!r} holds NaN or infinity, in its parameter's dtype; "
+                "no step was made"
+            )
         rows = self._deciding
         if rows[0].clip_global_norm is not None:
             return _factor(rows[0].clip_global_norm, total)
@@ -215,7 +227,7 @@ class Optioned(Declared):
             raise AttributeError(
                 f"{type(self).__name__} keeps no averages: give it ema=, such as ema=0.999"
             )
-        return partial(_averaged, self)
+        return _Averaged(self)
 
     def _refuse_averaged(self) -> None:
         if self._is_averaged:
@@ -259,16 +271,21 @@ class _Numbers:
         names = [name for name in optimizer._settings if name != "groups"]
         own = {name: getattr(optimizer, name) for name in names}
         groups = optimizer.groups.rows
-        self.rows = [SimpleNamespace(**{**own, **settings}) for settings in ({}, *groups)]
+        self.rows = [
+            SimpleNamespace(**{**own, **settings})
+            for settings in ({}, *(each for _, each in groups))
+        ]
+        self._where = ["", *(f"groups[{pattern!r}]: " for pattern, _ in groups)]
         self._scaled = [row for row in self.rows if hasattr(row, "lr_scale")]
         checks = {name: each.check for name, each in optimizer._settings.items()}
         checks["lr_scale"] = non_negative
-        found: dict[tuple[int, str], tuple[str, Callable[[int], Any], Any, list[Any]]] = {}
-        for row in self.rows:
+        found: dict[tuple[int, str], tuple[str, Callable[[int], Any], Any, list[Any], str]] = {}
+        for row, where in zip(self.rows, self._where, strict=True):
             for name, value in vars(row).items():
                 if callable(value):
-                    place = found.setdefault((id(value), name), (name, value, checks[name], []))
-                    place[3].append(vars(row))
+                    found.setdefault(
+                        (id(value), name), (name, value, checks[name], [], where + name)
+                    )[3].append(vars(row))
         self._schedules = [*found.values()]
         varying = {name for name, *_ in self._schedules}
         decays = any(row.decoupled and row.weight_decay != 0 for row in self.rows)
@@ -283,17 +300,19 @@ class _Numbers:
         if not varying & {"lr", "lr_scale"}:
             self._scale()
         if not self._bounds_vary:
-            self._check_bounds()
+            self._check_bounds("")
         for row in self.rows:
             if row.clip_norm is not None and row.clip_global_norm is not None:
                 raise ValueError("clip_norm and clip_global_norm exclude each other: set one")
 
     def at(self, t: int) -> list[Any]:
         """Return the rows for the step after t completed ones."""
-        for name, schedule, check, rows in self._schedules:
+        for name, schedule, check, rows, where in self._schedules:
             number = schedule(t)
             try:
-                number = check(name, number)
+                number = check(where, number)
+                if number is None:
+                    raise TypeError(f"{where} must be a number, got None")
             except (TypeError, ValueError) as error:
                 raise type(error)(f"{error}, from its schedule at t = {t}") from None
             for row in rows:
@@ -301,17 +320,38 @@ class _Numbers:
         if self._scaled:
             self._scale()
         if self._bounds_vary:
-            self._check_bounds()
+            self._check_bounds(f" at t = {t}")
         return self.rows
 
     def _scale(self) -> None:
         for row in self._scaled:
             row.lr = self.rows[0].lr * row.lr_scale
 
-    def _check_bounds(self) -> None:
-        for row in self.rows:
+    def _check_bounds(self, when: str) -> None:
+        for row, where in zip(self.rows, self._where, strict=True):
             if row.low > row.high:
-                raise ValueError(f"low is {row.low!r}, above high, which is {row.high!r}")
+                raise ValueError(
+                    f"{where}low must not be above high, got {row.low!r} and {row.high!r}{when}"
+                )
+
+
+class _Averaged:
+    """What `averaged` of an optimizer is: called with parameters, a context."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self._optimizer = optimizer
+
+    def __call__(self, params: MutableMapping[Any, Any]) -> AbstractContextManager[None]:
+        """Return the context in which these parameters hold their averages."""
+        if not isinstance(params, Mapping):
+            raise TypeError(f"params must be a mapping, got {type(params).__name__}")
+        return _averaged(self._optimizer, params)
+
+    def __enter__(self) -> None:
+        raise TypeError("averaged wants the parameters: with optimizer.averaged(params): …")
+
+    def __exit__(self, *_: object) -> None:
+        raise AssertionError("never entered")
 
 
 @contextmanager

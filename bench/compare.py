@@ -2,12 +2,15 @@
 
     python bench/compare.py                        # the table: Adam, all usable cores
     python bench/compare.py --optimizer SGD --threads 1
+    python bench/compare.py --optimizer recipe     # with options: WITH_OPTIONS of libraries.py
     python bench/compare.py --picture step.png     # time against number of parameters
 
 Each library is measured in a process of its own, one after the other, several rounds in turn; a
 figure is the median over the rounds of the median of a round. On one thread the processes are bound
 to one core. `memory` is a plain C loop with the reads and writes of the rule and little else: the
-limit of the machine for what does not fit into its caches.
+limit of the machine for what does not fit into its caches. With options there are two: `memory` of
+the passes that fastopt makes (recipe: 40 bytes a parameter), `memory torch` of those that torch's
+calls make one after the other (52).
 """
 
 from __future__ import annotations
@@ -15,8 +18,8 @@ from __future__ import annotations
 import argparse
 
 from cases import CASES, NAMED, SIZES, arrays, parameters
-from libraries import LIBRARIES, N_STATES
-from rounds import Step, child, compare, draw, table
+from libraries import LIBRARIES, OPTIMIZERS
+from rounds import child, compare, draw, measure, table
 
 import fastopt
 
@@ -24,7 +27,7 @@ import fastopt
 def main() -> None:
     """Parse the arguments; measure; print the table or draw the picture."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--optimizer", choices=N_STATES, default="Adam")
+    parser.add_argument("--optimizer", choices=OPTIMIZERS, default="Adam")
     parser.add_argument("--threads", type=int, default=fastopt.get_num_threads())
     parser.add_argument("--cases", nargs="+", choices=CASES, default=NAMED)
     parser.add_argument("--rounds", type=int, default=3)
@@ -32,11 +35,12 @@ def main() -> None:
     parser.add_argument("--child", choices=LIBRARIES, help=argparse.SUPPRESS)
     args = parser.parse_args()
 
-    def make_step(case: str) -> Step:
-        return LIBRARIES[args.child](args.optimizer, *arrays(case), args.threads)
+    def figure(case: str) -> float:
+        step = LIBRARIES[args.child](args.optimizer, *arrays(case), args.threads)
+        return measure(step)
 
     if args.child:
-        child(args.child, make_step, args.threads, args.cases)
+        child(args.child, figure, args.threads, args.cases)
         return
     cases = [f"{size:,}" for size in SIZES] if args.picture else args.cases
     options = ["--optimizer", args.optimizer]

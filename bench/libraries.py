@@ -1,7 +1,8 @@
 """One optimizer step in each library: `LIBRARIES[name](optimizer, params, grads, threads)`.
 
-Each returns a function that takes one step, as its users would write it, or raises
-UnavailableError: a library that is not installed, or that has no such optimizer, is left out.
+An optimizer is called as here, or is one of `WITH_OPTIONS`. Each function of a library returns
+one that takes a step, as its users would write it, or raises UnavailableError: a library that is
+not installed, or that has no such optimizer, is left out.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import ctypes
 import functools
 import importlib
 import itertools
+import math
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -23,6 +25,21 @@ from rounds import Step, UnavailableError
 import fastopt
 
 Arrays = dict[str, np.ndarray]
+
+N_STATES = {name: len(getattr(fastopt, name)._states) for name in fastopt.optimizers.__all__}
+
+# Less than the norm of the gradients in any case: they are clipped in every step
+CLIP = 0.001
+
+WITH_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "Adam+ema": ("Adam", {"ema": 0.999}),
+    "recipe": (
+        "Adam",
+        {"clip_global_norm": CLIP, "weight_decay": 0.01, "decoupled": True, "ema": 0.999},
+    ),
+}
+
+OPTIMIZERS = [*N_STATES, *WITH_OPTIONS]
 
 
 def _module(name: str) -> Any:
@@ -38,23 +55,29 @@ def _of(known: dict[str, Any], optimizer: str, library: str) -> Any:
     return known[optimizer]
 
 
-def _fastopt(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Step:
-    import fastopt
+def _made(module: Any, optimizer: str) -> Any:
+    name, options = WITH_OPTIONS.get(optimizer, (optimizer, {}))
+    return _of(vars(module), name, module.__name__)(**options)
 
+
+def _fastopt(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Step:
     fastopt.set_num_threads(threads)
-    return functools.partial(getattr(fastopt, optimizer)().update, params, grads)
+    return functools.partial(_made(fastopt, optimizer).update, params, grads)
 
 
 def _twin(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Step:
     from fastopt import reference
 
-    return functools.partial(getattr(reference, optimizer)().update, params, grads)
+    return functools.partial(_made(reference, optimizer).update, params, grads)
 
 
 def _numpy(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Step:
     """Adam in the few lines that people write, with no check of anything."""
-    if optimizer != "Adam":
-        raise UnavailableError("only Adam is written out")
+    known = {"Adam": _numpy_adam, "recipe": _numpy_recipe}
+    return _of(known, optimizer, "NumPy")(params, grads)
+
+
+def _numpy_adam(params: Arrays, grads: Arrays) -> Step:
     m, v = ({key: np.zeros_like(p) for key, p in params.items()} for _ in range(2))
     steps = 0
 
@@ -66,6 +89,28 @@ def _numpy(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Step:
             m[key] += 0.1 * (g - m[key])
             v[key] += 0.001 * (g * g - v[key])
             params[key] -= lr_t * m[key] / (np.sqrt(v[key]) + 1e-7)
+
+    return step
+
+
+def _numpy_recipe(params: Arrays, grads: Arrays) -> Step:
+    m, v = ({key: np.zeros_like(p) for key, p in params.items()} for _ in range(2))
+    average = {key: p.copy() for key, p in params.items()}
+    steps = 0
+
+    def step() -> None:
+        nonlocal steps
+        steps += 1
+        lr_t = 0.001 * (1 - 0.999**steps) ** 0.5 / (1 - 0.9**steps)
+        norm = math.sqrt(sum(float(np.sum(g * g)) for g in grads.values()))
+        scale = min(1.0, CLIP / norm)
+        for key, g in grads.items():
+            p, clipped = params[key], scale * g
+            p *= 1 - 0.001 * 0.01
+            m[key] += 0.1 * (clipped - m[key])
+            v[key] += 0.001 * (clipped * clipped - v[key])
+            p -= lr_t * m[key] / (np.sqrt(v[key]) + 1e-7)
+            average[key] += 0.001 * (p - average[key])
 
     return step
 
@@ -86,6 +131,9 @@ def _torch(optimizer: str, params: Arrays, grads: Arrays, threads: int, fused: b
         "AdaGrad": (optim.Adagrad, {"lr": 0.01}),
         "RMSprop": (optim.RMSprop, {"lr": 0.01}),
         "Adam": (optim.Adam, {"lr": 0.001}),
+        "AdamW": (optim.AdamW, {"lr": 0.001}),
+        "Adam+ema": (optim.Adam, {"lr": 0.001}),
+        "recipe": (optim.AdamW, {"lr": 0.001, "weight_decay": 0.01}),
     }
     cls, settings = _of(known, optimizer, "torch")
     if fused:
@@ -93,7 +141,19 @@ def _torch(optimizer: str, params: Arrays, grads: Arrays, threads: int, fused: b
             raise UnavailableError("torch has no fused RMSprop on a CPU")
         settings["fused"] = True
     step: Step = cls(tensors, **settings).step
-    return step
+    if optimizer not in WITH_OPTIONS:
+        return step
+    options = WITH_OPTIONS[optimizer][1]
+    values = [tensor.detach() for tensor in tensors]  # the same memory, without gradients
+    averages = [value.clone() for value in values]
+
+    def step_with_options() -> None:
+        if "clip_global_norm" in options:
+            torch.nn.utils.clip_grad_norm_(tensors, options["clip_global_norm"])
+        step()
+        torch._foreach_lerp_(averages, values, 1 - options["ema"])
+
+    return step_with_options
 
 
 def _optax(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Step:
@@ -105,6 +165,7 @@ def _optax(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Step:
         "AdaGrad": lambda: optax.adagrad(0.01),
         "RMSprop": lambda: optax.rmsprop(0.01, 0.99),
         "Adam": lambda: optax.adam(0.001),
+        "AdamW": lambda: optax.adamw(0.001, weight_decay=0.01),
         "Lion": lambda: optax.lion(0.0001, weight_decay=0.0),
     }
     rule = _of(known, optimizer, "optax")()
@@ -166,18 +227,47 @@ def _numba(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Step:
     return step
 
 
-# The least that a step can cost: read and write what the rule reads and writes, and little else
-N_STATES = {name: len(getattr(fastopt, name)._states) for name in fastopt.optimizers.__all__}
+# The least that a step can cost: read and write what must be read and written, and little else.
+# A pass over memory: the arrays, a letter each, that it reads, and those that it reads and writes
+Pass = tuple[str, str]
 
 
-def _traffic_source(n_states: int) -> str:
-    """Return C for one more of each: a loop over p, g and so many states."""
-    states = [f"s{k}" for k in range(n_states)]
-    arguments = ", ".join(f"float *{name}" for name in ("p", "g", *states))
-    sums = " ".join(f"{name}[i] += g[i];" for name in (*states, "p"))
+def _passes(optimizer: str) -> list[Pass]:
+    """Return the passes of a step that leaves gradients as they are, as fastopt makes them."""
+    name, options = WITH_OPTIONS.get(optimizer, (optimizer, {}))
+    norm = [("g", "")] * ("clip_global_norm" in options)
+    return [*norm, ("g", "p" + "mvwxyz"[: N_STATES[name]] + "a" * ("ema" in options))]
+
+
+def _torch_passes(optimizer: str) -> list[Pass]:
+    """Return those of a call for each part of a step, of which one writes clipped gradients."""
+    if optimizer not in WITH_OPTIONS:
+        raise UnavailableError(f"all of {optimizer} is one pass")
+    name, options = WITH_OPTIONS[optimizer]
+    clipping = [("g", ""), ("", "g")] * ("clip_global_norm" in options)
+    return [*clipping, *_passes(name), ("p", "a")]
+
+
+def _name(one: Pass) -> str:
+    reads, updates = one
+    return f"traffic{len(reads)}_{len(updates)}"
+
+
+def _traffic_source(one: Pass) -> str:
+    """Return C for a pass that reads one array or none.
+
+    Of a pass that only reads, the sum is returned, or the loop would go; of integers, in any order.
+    """
+    reads, updates = one
+    kind = "float" if updates else "unsigned"
+    arguments = [f"const {kind} *restrict {name}" for name in reads]
+    arguments += [f"float *restrict {name}" for name in updates]
+    increment = f"{reads}[i]" if reads else "1"
+    changed = [f"{name}[i]" for name in updates] or ["sum"]
+    body = " ".join(f"{place} += {increment};" for place in changed)
     return (
-        f"void traffic{n_states}({arguments}, long n)\n"
-        f"{{ for (long i = 0; i < n; i++) {{ {sums} }} }}\n"
+        f"unsigned {_name(one)}({', '.join(arguments)}, long n)\n"
+        f"{{ unsigned sum = 0; for (long i = 0; i < n; i++) {{ {body} }} return sum; }}\n"
     )
 
 
@@ -185,7 +275,8 @@ def _traffic_source(n_states: int) -> str:
 def _traffic_library() -> ctypes.CDLL:
     with tempfile.TemporaryDirectory() as folder:
         source, library = Path(folder, "traffic.c"), Path(folder, "traffic.so")
-        source.write_text("".join(map(_traffic_source, set(N_STATES.values()))))
+        passes = itertools.chain(*map(_passes, OPTIMIZERS), *map(_torch_passes, WITH_OPTIONS))
+        source.write_text("".join({_name(one): _traffic_source(one) for one in passes}.values()))
         flags = ["-O3", "-march=native", "-shared", "-fPIC"]
         try:
             subprocess.run(["cc", *flags, "-o", library, source], check=True)
@@ -204,23 +295,30 @@ def _aligned(size: int) -> np.ndarray:
     return buffer[skip : skip + size]
 
 
-def _memory(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Step:
-    n_arrays = 2 + N_STATES[optimizer]
-    function = _traffic_library()[f"traffic{N_STATES[optimizer]}"]
-    function.restype = None
-    calls = []
+def _memory(
+    optimizer: str, params: Arrays, grads: Arrays, threads: int,
+    passes_of: Callable[[str], list[Pass]],
+) -> Step:  # fmt: skip
+    passes = passes_of(optimizer)
+    library = _traffic_library()
     if max(p.size for p in params.values()) < 1_000_000:
         threads = 1  # Python's threads take longer to wake than the loop runs
-    for p in params.values():
-        arrays = [_aligned(p.size) for _ in range(n_arrays)]
-        bounds = [p.size * t // threads for t in range(threads + 1)]
-        for low, high in itertools.pairwise(bounds):
-            pointers = [ctypes.c_void_p(a.ctypes.data + 4 * low) for a in arrays]
-            calls.append(((*pointers, ctypes.c_long(high - low)), arrays))
+    names = sorted(set().union(*itertools.chain(*passes)))
+    arrays = [{name: _aligned(p.size) for name in names} for p in params.values()]
+    calls: list[list[Step]] = []  # of each pass, over all arrays
+    for one in passes:
+        function = library[_name(one)]
+        calls.append([])
+        for of_one in arrays:
+            size = of_one["g"].size
+            for low, high in itertools.pairwise(size * t // threads for t in range(threads + 1)):
+                parts = [of_one[name][low:high] for name in "".join(one)]
+                pointers = [part.ctypes.data_as(ctypes.c_void_p) for part in parts]
+                calls[-1].append(functools.partial(function, *pointers, ctypes.c_long(high - low)))
     if threads == 1:
-        return lambda: [function(*arguments) for arguments, _ in calls]
+        return lambda: [call() for of_pass in calls for call in of_pass]
     executor = ThreadPoolExecutor(threads)
-    return lambda: list(executor.map(lambda call: function(*call[0]), calls))
+    return lambda: [list(executor.map(lambda call: call(), of_pass)) for of_pass in calls]
 
 
 LIBRARIES: dict[str, Callable[[str, Arrays, Arrays, int], Step]] = {
@@ -232,5 +330,6 @@ LIBRARIES: dict[str, Callable[[str, Arrays, Arrays, int], Step]] = {
     "optax jit": _optax,
     "numba": _numba,
     "thinc": _thinc,
-    "memory": _memory,
+    "memory": functools.partial(_memory, passes_of=_passes),
+    "memory torch": functools.partial(_memory, passes_of=_torch_passes),
 }

@@ -1,7 +1,8 @@
 """How benchmarks are run: every library in a process of its own, in turn, several rounds.
 
-Measures steps, runs the children, prints the table of ratios. What is measured is said by the
-scripts that use this; nothing here knows of optimizers or nets.
+Measures steps, two that are nearly equal by alternating between them, runs the children, prints
+the table of ratios. What is measured is said by the scripts that use this; nothing here knows of
+optimizers or nets.
 """
 
 from __future__ import annotations
@@ -12,65 +13,136 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 import numpy as np
 
 SAMPLES = 15
 SAMPLE_SECONDS = 0.02
+PAIRS = 20  # even: either is the first in half of them
 
 Step = Callable[[], object]
 Times = dict[str, dict[str, float]]  # library → case → seconds
+Sampler = Callable[[int], float]  # takes so many steps, returns the seconds of one
 
 
 class UnavailableError(Exception):
     """The library is not installed, or does not have what is measured."""
 
 
-def measure(step: Step) -> float:
-    """Return the median time of a step, in seconds, over batches long enough to be timed."""
+def calibrate(step: Step) -> int:
+    """Warm up; return how many steps are long enough to be timed."""
     for _ in range(3):
         step()
     start = time.perf_counter()
     step()
-    number = max(1, int(SAMPLE_SECONDS / (time.perf_counter() - start)))
-    samples = []
-    for _ in range(SAMPLES):
-        start = time.perf_counter()
-        for _ in range(number):
-            step()
-        samples.append((time.perf_counter() - start) / number)
-    return statistics.median(samples)
+    return max(1, int(SAMPLE_SECONDS / (time.perf_counter() - start)))
 
 
-def child(library: str, make_step: Callable[[str], Step], threads: int, cases: list[str]) -> None:
-    """Measure one library in this process and print its times as JSON."""
+def sample(step: Step, number: int) -> float:
+    """Return the time of a step, in seconds, over so many."""
+    start = time.perf_counter()
+    for _ in range(number):
+        step()
+    return (time.perf_counter() - start) / number
+
+
+def measure(step: Step) -> float:
+    """Return the median time of a step, in seconds, over batches long enough to be timed."""
+    number = calibrate(step)
+    return statistics.median(sample(step, number) for _ in range(SAMPLES))
+
+
+def alternate(first: Sampler, second: Sampler, number: int) -> tuple[float, float]:
+    """Return the median ratio of the second's time to the first's, and the median difference.
+
+    Of samples that follow each other: what the rest of the machine does is much the same to both.
+    """
+    ratios, differences = [], []
+    for i in range(PAIRS):
+        if i % 2 == 0:
+            a, b = first(number), second(number)
+        else:
+            b, a = second(number), first(number)
+        ratios.append(b / a)
+        differences.append(b - a)
+    return statistics.median(ratios), statistics.median(differences)
+
+
+def prepare(threads: int) -> None:
+    """Have this process measure on one core, if it is one thread, and with a heap that is warm."""
     if threads == 1 and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     # glibc then takes arrays of up to 32 MB from its heap. With fresh pages for each temporary,
     # which is what a process may as well meet, NumPy would take up to five times as long.
     np.empty(31 << 20, "u1")
-    times = {}
+
+
+def child(name: str, figure: Callable[[str], float], threads: int, cases: list[str]) -> None:
+    """Measure one library in this process: print the figure of each case as JSON."""
+    prepare(threads)
+    figures = {}
     for case in cases:
         try:
-            step = make_step(case)
+            figures[case] = figure(case)
         except UnavailableError as reason:
-            print(f"{library}: {reason}", file=sys.stderr)
+            print(f"{name}: {reason}", file=sys.stderr)
             break
-        times[case] = measure(step)
-    print(json.dumps(times))
+    print(json.dumps(figures))
+
+
+def serve(make_step: Callable[..., Step], threads: int) -> None:
+    """Measure what the parent asks for, line by line: the other end of `server`."""
+    prepare(threads)
+    steps: list[Step] = []
+    for line in sys.stdin:
+        asked = json.loads(line)
+        answer: float | None = None
+        if isinstance(asked, int):
+            answer = sample(steps[-1], asked)
+        else:
+            steps.clear()  # which lets go of the arrays of the last one
+            with suppress(UnavailableError):
+                steps.append(make_step(*asked))
+                answer = calibrate(steps[-1])
+        print(json.dumps(answer), flush=True)
+
+
+@contextmanager
+def server(python: str, threads: int) -> Iterator[Callable[[object], float | None]]:
+    """Run this script in an interpreter as a child that can be asked again and again.
+
+    A list is what to make a step of: the answer is how many make a sample, None if there is no such
+    step. A number is how many to take: the answer is the time of one.
+    """
+    command = [python, sys.argv[0], "--child", "--threads", str(threads)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, env=environ(threads), **pipes) as process:
+
+        def ask(question: object) -> float | None:
+            print(json.dumps(question), file=process.stdin, flush=True)
+            answer: float | None = json.loads(process.stdout.readline())
+            return answer
+
+        yield ask
+
+
+def environ(threads: int) -> dict[str, str]:
+    """Return the environment of a child."""
+    variables = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    return os.environ | dict.fromkeys(variables, str(threads))
 
 
 def run_round(names: Sequence[str], arguments: list[str], threads: int) -> Times:
     """Measure every library once, each in its own process."""
-    variables = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    environ = os.environ | dict.fromkeys(variables, str(threads))
     times = {}
     for name in names:
         command = [sys.executable, sys.argv[0], "--child", name, "--threads", str(threads)]
         done = subprocess.run(
-            [*command, *arguments], stdout=subprocess.PIPE, text=True, check=False, env=environ
-        )
+            [*command, *arguments],
+            stdout=subprocess.PIPE, text=True, check=False, env=environ(threads),
+        )  # fmt: skip
         printed = done.stdout.strip().rpartition("\n")[2]
         if done.returncode == 0 and json.loads(printed):
             times[name] = json.loads(printed)
@@ -95,12 +167,22 @@ def compare(
 def table(times: Times, cases: list[str]) -> str:
     """Return Markdown: fastopt's time, and how many times as long each library takes."""
     names = [name for name in times if name != "fastopt"]
-    lines = ["| case | fastopt | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
-    for case in cases:
-        own = times["fastopt"][case]
-        ratios = [f"{times[name][case] / own:.3g}" for name in names]
-        lines.append(f"| {case} | {own * 1e6:,.3g} µs | " + " | ".join(ratios) + " |")
-    return "\n".join(lines)
+    own = times["fastopt"]
+    rows = [
+        [case, microseconds(own[case]), *(f"{times[n][case] / own[case]:.3g}" for n in names)]
+        for case in cases
+    ]
+    return markdown(["case", "fastopt", *names], rows)
+
+
+def microseconds(seconds: float) -> str:
+    return f"{seconds * 1e6:,.3g} µs"
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    """Return a table as Markdown."""
+    lines = ["| " + " | ".join(cells) + " |" for cells in [head, *rows]]
+    return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]])
 
 
 def draw(times: Times, x: Sequence[float], texts: dict[str, str], limit: str, path: str) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 
-from rounds import Step, child, compare, draw, table
+from rounds import child, compare, draw, measure, table
 from training_libraries import BATCH_SIZES, JOBS, LIBRARIES, NAMED
 
 import fastopt
@@ -30,11 +30,12 @@ def main() -> None:
     parser.add_argument("--child", choices=LIBRARIES, help=argparse.SUPPRESS)
     args = parser.parse_args()
 
-    def make_step(case: str) -> Step:
-        return LIBRARIES[args.child](JOBS[case], args.threads)
+    def figure(case: str) -> float:
+        step = LIBRARIES[args.child](JOBS[case], args.threads)
+        return measure(step)
 
     if args.child:
-        child(args.child, make_step, args.threads, args.cases)
+        child(args.child, figure, args.threads, args.cases)
         return
     cases = [str(n) for n in BATCH_SIZES] if args.picture else args.cases
     times = compare(args.libraries, [], args.threads, cases, args.rounds)

@@ -26,12 +26,16 @@ __all__ = ["Optimizer"]
 class Optimizer(Optioned):
     """An optimizer whose steps are compiled: a rule of the kernels, and a dict for each state."""
 
-    _stepper: Stepper = internal()
-    _rows: tuple[Coefficients, ...] | None = internal()  # as long as they stay the same
-    _setup: Any = internal()  # likewise a Setup
-    _varying: Any = internal()  # numbers that are new in each step, if that is all that is
+    _stepper: Stepper = internal(in_each_step=True)
+    _rows: tuple[Coefficients, ...] | None = internal(
+        in_each_step=True
+    )  # as long as they stay the same
+    _setup: Any = internal(in_each_step=True)  # likewise a Setup
+    _varying: Any = internal(
+        in_each_step=True
+    )  # numbers that are new in each step, if that is all that is
     _spare: State = internal()  # arrays of sums that were used
-    _follows: bool = internal(True)  # a step is more than a call of the stepper
+    _follows: bool = internal(True, in_each_step=True)  # a step is more than a call of the stepper
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -56,8 +60,10 @@ class Optimizer(Optioned):
         return new
 
     def __getstate__(self) -> dict[str, Any]:
-        dropped = {"_rows": None, "_setup": None, "_varying": None, "_follows": True}
-        return {**super().__getstate__(), **dropped, "_spare": {}}
+        state = super().__getstate__()
+        state |= {"_rows": None, "_setup": None, "_varying": None, "_follows": True}
+        state["_kept"]["_spare"] = {}
+        return state
 
     def _was_set(self, name: str) -> None:
         super()._was_set(name)

@@ -149,6 +149,7 @@ class _Scalar(NamedTuple):
 class _Internal(NamedTuple):
     default: Any
     check: Callable[[str, Any], Any] | None
+    in_each_step: bool
 
 
 class _Option(_Hyper):
@@ -198,10 +199,27 @@ class _Elsewhere:
 
 def internal(
     default: Any = None, *, check: Callable[[str, Any], Any] | None = None,
-    init: Literal[False] = False,
+    in_each_step: bool = False, init: Literal[False] = False,
 ) -> Any:  # fmt: skip
-    """Declare an attribute of the class's own, which is no argument."""
-    return _Internal(default, check)
+    """Declare an attribute of the class's own, which is no argument; say if each step reads it."""
+    return _Internal(default, check, in_each_step)
+
+
+class _Kept:
+    """An attribute that few steps read, kept in a dict of the instance's.
+
+    CPython shares the names of instances' attributes up to some 30 of them, and reads each of more
+    three times as slowly.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, optimizer: Any, cls: Any) -> Any:
+        return self if optimizer is None else optimizer._kept[self._name]
+
+    def __set__(self, optimizer: Any, value: Any) -> None:
+        optimizer._kept[self._name] = value
 
 
 _KINDS = {
@@ -221,6 +239,8 @@ class Declared:
     _rule_name = ""
     """Name of the rule in csrc/fastopt/kernels/rules.pxi, which names coefficients and operands."""
 
+    _kept: dict[str, Any]
+
     _hypers: ClassVar[dict[str, _Hyper]] = {}
     _options: ClassVar[dict[str, _Option]] = {}
     _settings: ClassVar[dict[str, _Hyper]] = {}
@@ -235,8 +255,11 @@ class Declared:
             own = {key: value for key, value in vars(cls).items() if type(value) is kind}
             inherited = (vars(base).get(name, {}) for base in reversed(cls.__mro__[1:]))
             setattr(cls, name, functools.reduce(operator.or_, [*inherited, own]))
-            for key in own:  # an attribute of the class, too, would make the instance's slower
-                delattr(cls, key)
+            for key, declared in own.items():
+                if kind is _Option or not getattr(declared, "in_each_step", True):
+                    setattr(cls, key, _Kept(key))
+                else:  # an attribute of the class, too, would make the instance's slower
+                    delattr(cls, key)
         cls._settings = {**cls._hypers, **cls._options}
         for name in _ALIASES:
             if name not in cls._names() and (alias := alias_of(cls, name)):
@@ -262,6 +285,7 @@ class Declared:
 
     def _prepare(self) -> None:
         """Set the attributes that are no arguments."""
+        self._put("_kept", {})
         for name, each in self._internals.items():
             self._put(name, each.default)
 
@@ -312,6 +336,9 @@ class Declared:
         """Return a setting as it is kept; a schedule's numbers are checked in their steps."""
         may_vary = isinstance(declared, _Hyper) and declared.may_vary
         return value if may_vary and is_schedule(value) else declared.check(name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_kept": {**self._kept}}
 
     def _put(self, name: str, value: Any) -> None:
         """Set an attribute as it is; reading stays fast where nobody asks for ``__dict__``."""

@@ -108,7 +108,9 @@ class Optioned(Declared):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy and a file keep: not what follows from the settings."""
-        return {**vars(self), "_current": None, "_deciding": (), "_is_averaged": False}
+        state = super().__getstate__()
+        state["_kept"] |= {"_current": None, "_deciding": (), "_is_averaged": False}
+        return state
 
     def reset(self) -> None:
         """Forget states, averages, sums and counters, as if no step had been taken."""

@@ -21,14 +21,14 @@ cdef inline floating clipped(floating x, floating low, floating high) noexcept n
 
 cdef inline floating gradient(Variant o, floating g, floating p) noexcept nogil:
     """Return what the rule takes for the gradient, of the parameter as it was."""
-    cdef floating limit
+    cdef floating limit, decay
     if Variant is Bare:
         return g
     else:
-        limit = <floating> o.options.limit
+        limit, decay = <floating> o.options.limit, <floating> o.options.decay
         g = g * <floating> o.options.scale
         g = clipped(g, -limit, limit)
-        return g + (<floating> o.options.decay * p if o.options.decay != 0 else <floating> -0.0)
+        return g + (decay * p if decay != 0 else <floating> -0.0)
 
 
 cdef inline floating start(Variant o, floating p) noexcept nogil:

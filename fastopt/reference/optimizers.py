@@ -98,7 +98,9 @@ class _Twin(Optioned):
                 return
             factors = decided if isinstance(decided, list) else [decided] * len(entries)
         if adds:
-            self.accumulated.update((entry.key, entry.g.copy()) for entry in entries)
+            self.accumulated.update(
+                (entry.key, entry.g.astype(entry.p.dtype.type)) for entry in entries
+            )  # in native byte order, as states are
             self._put("_calls", n_calls)
             return
         steps = [

@@ -2,8 +2,8 @@
 
 Each history happens to two worlds alike, one with a compiled optimizer and one with its twin. After
 every step the worlds are equal to the bit; after every error they are what they were before it.
-What is drawn is described here, and so are the ways to spoil a step; named cases are in
-test_input_contract.py. How many examples: conftest.py.
+What is drawn is described here, options and schedules too, and so are the ways to spoil a step;
+named cases are in test_input_contract.py. How many examples: conftest.py.
 """
 
 import collections
@@ -12,13 +12,18 @@ import itertools
 import operator
 import pickle
 import types
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 from helpers.arrays import PLAIN, WRITABLE, assert_same_bits, lay_out, over_many_magnitudes, root
-from helpers.errors import assert_unchanged, snapshot
+from helpers.errors import assert_unchanged, counters, snapshot
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
 from optimizer_table import every_optimizer
 
 import fastopt
@@ -31,6 +36,22 @@ SHAPES = [
 NUMBERS = {"float": float, "float32": np.float32, "float64": np.float64}
 VALUES = ["ordinary", "tiny", "huge", "special", "zero"]
 GRAD_DTYPES = ["float32", "float64"] * 4 + ["float16", "longdouble", "int8", "uint64", "bool"]
+# of options and hyper-parameters; low is never above high
+OPTIONS: dict[str, list[Any]] = {
+    "weight_decay": [0.0, 0.01, 0.5, 1e-60],
+    "decoupled": [False, True],
+    "low": [-np.inf, -1e3, -0.5, -0.0, 0.0],
+    "high": [np.inf, 1e3, 0.5, 0.0],
+    "clip_value": [None, 1e-60, 0.1, 10.0, np.inf],
+    "clip_norm": [None, 1e-3, 1.0, 1e30],
+    "clip_global_norm": [None, 1e-3, 1.0, 1e30],
+    "maximize": [False, True],
+    "nonfinite": ["propagate", "skip", "raise"],
+    "accumulate": [1, 2, 3],
+    "ema": [None, 0.0, 0.5, 0.99],
+}
+HYPERS = [0.0, 1e-45, 0.3, 0.5, 0.9, 0.999]
+WORDS = ["W", "b", "γ", "", "*", "?", "[!b]*"]  # of patterns
 MAPPINGS = [dict] * 6 + [collections.OrderedDict, collections.UserDict, types.MappingProxyType]
 
 
@@ -100,6 +121,34 @@ def gradients(draw, plain, p, may_be_none=True):
     return Leaf(np.shape(p), dtype, layout, values, seed)
 
 
+@dataclass(frozen=True)
+class Schedule:
+    """A schedule that repeats its values: equal by value, and one that can be pickled."""
+
+    values: tuple[Any, ...]
+
+    def __call__(self, t):
+        assert type(t) is int
+        return self.values[t % len(self.values)]
+
+
+@dataclass(frozen=True)
+class IsOneOf:
+    """A predicate that fits these keys: likewise."""
+
+    keys: tuple[Any, ...]
+
+    def __call__(self, key):
+        return key in self.keys
+
+
+def fits(pattern, key):
+    if callable(pattern):
+        return pattern(key)
+    words = [pattern] if isinstance(pattern, str) else pattern
+    return any(isinstance(key, str) and (word == key or fnmatchcase(key, word)) for word in words)
+
+
 class World:
     """An optimizer and what it has stepped over."""
 
@@ -109,7 +158,41 @@ class World:
         self.grads: dict[Any, Any] = {}
 
     def states(self):
-        return {name: getattr(self.optimizer, name) for name in self.optimizer._states}
+        """Return all dicts of arrays that the optimizer keeps, those of the options too."""
+        names = [*self.optimizer._states, "average", "accumulated"]
+        return {name: getattr(self.optimizer, name) for name in names}
+
+    def is_frozen(self, key):
+        groups = self.optimizer.groups
+        first = next((groups[pattern] for pattern in groups if fits(pattern, key)), {})
+        return first.get("frozen", False)
+
+    def is_checked(self, name, key):
+        """Tell whether the next step looks at a state of a key, which has a gradient."""
+        has_one = key in self.states()[name] and not self.is_frozen(key)
+        return has_one and (name != "average" or self.optimizer.ema is not None)
+
+    def takes_part(self, key):
+        """Tell whether the next call changes something of a key."""
+        calls, sums = self.optimizer._calls + 1, self.optimizer.accumulated
+        has_gradient = self.grads[key] is not None
+        has_sum = calls >= self.optimizer.accumulate and key in sums
+        return (has_gradient or has_sum) and not self.is_frozen(key)
+
+    def refusal(self):
+        """Return the exception that follows from the options if all else is right, or None."""
+        unmatched = self.optimizer.groups._unmatched
+        if not all(any(fits(word, key) for key in self.params) for word in unmatched):
+            return ValueError
+        if self.optimizer.nonfinite != "raise":
+            return None
+        with np.errstate(all="ignore"):
+            are_finite = all(
+                np.isfinite(np.asarray(self.grads[key]).astype(np.asarray(p).dtype)).all()
+                for key, p in self.params.items()
+                if self.grads[key] is not None and not self.is_frozen(key)
+            )
+        return None if are_finite else FloatingPointError
 
     def gradient_bytes(self):
         """Return the bytes of all gradients that are not parameters, too."""
@@ -121,16 +204,21 @@ class World:
         }
 
     def update(self, as_params=dict, as_grads=dict):
-        """Take a step; return the exception if there was one, after which nothing has changed."""
+        """Take a step; return the exception if there was one, after which nothing has changed.
+
+        Nor has it after a step that was skipped.
+        """
         params = self.params if as_params is dict else as_params(self.params)
         grads = self.grads if as_grads is dict else as_grads(self.grads)
         before, grads_before = snapshot(self.optimizer, params, grads), self.gradient_bytes()
-        error = None
+        error, skipped = None, self.optimizer.skipped
         try:
             self.optimizer.update(params, grads)
-        except (KeyError, TypeError, ValueError) as caught:
+        except (KeyError, TypeError, ValueError, FloatingPointError, RuntimeError) as caught:
             error = caught
-            assert_unchanged(before, self.optimizer, params, grads)
+        skipped = self.optimizer.skipped - skipped
+        if error is not None or skipped:
+            assert_unchanged(before, self.optimizer, params, grads, skipped)
         if as_params in (collections.OrderedDict, collections.UserDict):
             self.params.update(params)  # plain numbers were replaced in the copy
         assert self.gradient_bytes() == grads_before, "a gradient was written"
@@ -148,7 +236,7 @@ def assert_same_worlds(ours, theirs):
         assert our_states[name].keys() == states.keys()
         for key, state in states.items():
             assert_same_bits(our_states[name][key], state, f"{name}[{key!r}]")
-    assert getattr(ours.optimizer, "iter", 0) == getattr(theirs.optimizer, "iter", 0)
+    assert counters(ours.optimizer) == counters(theirs.optimizer)
     assert repr(ours.optimizer) == repr(theirs.optimizer)
 
 
@@ -164,6 +252,69 @@ class History:
     def draw(self, strategy):
         return self.data.draw(strategy)
 
+    def choose(self, choices):
+        return self.draw(st.sampled_from(choices))
+
+    def begin(self):
+        """Begin anew, with other settings from the start."""
+        settings = self.draw_settings()
+        for world in self.worlds:
+            world.optimizer = type(world.optimizer)(**settings)
+        assert_same_worlds(*self.worlds)
+
+    def draw_settings(self):
+        """Draw some settings that don't contradict one another, nor those that stay."""
+        optimizer = self.ours.optimizer
+        names = [*OPTIONS, "groups", *self.row.hypers]
+        names = self.draw(st.lists(st.sampled_from(names), max_size=4, unique=True))
+        drawn = {name: self.draw_value(name) for name in names if name != "groups"}
+        is_global = drawn.get("clip_global_norm", optimizer.clip_global_norm) is not None
+        if is_global:
+            drawn["clip_norm"] = None
+        groups_clip = any("clip_norm" in settings for settings in optimizer.groups.values())
+        if "groups" in names or (is_global and groups_clip):
+            drawn["groups"] = self.draw_groups(is_global)
+        return drawn
+
+    def draw_groups(self, is_global):
+        settings = self.row.compiled._settings
+        names = [name for name in settings if settings[name].in_groups]
+        names = [name for name in names if not (is_global and name == "clip_norm")]
+        some = st.lists(st.sampled_from([*names, "lr_scale", "frozen"]), max_size=3, unique=True)
+        groups = {}
+        for _ in range(self.draw(st.integers(0, 3))):
+            drawn = {name: self.draw_value(name) for name in self.draw(some)}
+            if "lr_scale" in drawn:
+                drawn.pop("lr", None)
+            groups[self.draw_pattern()] = drawn
+        return groups
+
+    def draw_pattern(self):
+        """Draw a pattern whose strings match a key; a callable may be for none."""
+        words = [word for word in WORDS if any(fits(word, key) for key in self.ours.params)]
+        kind = self.choose(["word", "words", "callable"])
+        if kind == "callable" or not words:
+            return IsOneOf(tuple(self.draw(st.lists(st.sampled_from(KEYS), max_size=2))))
+        if kind == "words":
+            return tuple(self.draw(st.lists(st.sampled_from(words), max_size=2)))
+        return self.choose(words)
+
+    def draw_value(self, name):
+        """Draw what a setting is set to, sometimes a schedule."""
+        if name == "frozen":
+            return self.choose([True, True, False])
+        values = OPTIONS.get(name, HYPERS)
+        may_vary = name == "lr_scale" or self.row.compiled._settings[name].may_vary
+        if may_vary and self.draw(st.integers(0, 3)) == 3:
+            some = st.lists(st.sampled_from(values), min_size=1, max_size=3)
+            return Schedule(tuple(self.draw(some)))
+        return self.choose(values)
+
+    def set(self, settings):
+        for world in self.worlds:
+            for name, value in settings.items():
+                setattr(world.optimizer, name, value)
+
     def draw_key(self, wanted=lambda p: True):
         """Draw a key whose parameter is of the wanted kind; None if there is none."""
         keys = [key for key, p in self.ours.params.items() if wanted(p)]
@@ -175,21 +326,25 @@ class History:
             getattr(world, name)[key] = None if leaf is None else leaf.make()
 
     def step(self, error=None, as_params=dict, as_grads=dict):
-        """Take the step in both worlds; it must go well or fail with that exception in both."""
+        """Take the step in both worlds; it must go well or fail with that exception in both.
+
+        Or with the one that follows from the options. Return whether it has gone well.
+        """
+        error = error or self.theirs.refusal() or type(None)
         errors = [world.update(as_params, as_grads) for world in self.worlds]
-        for caught in errors:
-            assert type(caught) is (error or type(None)), repr(caught)
+        assert [type(caught) for caught in errors] == [error] * 2, errors
         assert_same_worlds(*self.worlds)
+        return error is type(None)
 
     def step_or_overlap(self, must_refuse):
         """Take a step over memory that overlaps: the twin's result, or an error that says so."""
         error = self.ours.update()
-        if error is not None:
-            assert type(error) is ValueError
+        if type(error) is ValueError:
             assert "overlap in memory" in str(error)
             return
         assert not must_refuse
-        assert self.theirs.update() is None
+        expected = self.theirs.refusal() or type(None)
+        assert type(error) is type(self.theirs.update()) is expected
         assert_same_worlds(*self.worlds)
 
     def draw_gradients(self, may_be_none=True):
@@ -199,7 +354,7 @@ class History:
             self.bind("grads", key, self.draw(gradients(self.plain, p, may_be_none)))
 
     def forget(self, key):
-        """Delete the state of a key in both worlds, so that it starts at zero again."""
+        """Delete the state of a key in both worlds, so that it starts where states start."""
         for world in self.worlds:
             for states in world.states().values():
                 states.pop(key, None)
@@ -241,10 +396,10 @@ def resize(history):
         return
     old, leaf = np.asarray(history.ours.params[key]), history.draw(leaves(history.plain))
     fits = leaf.shape == old.shape and leaf.dtype == old.dtype.newbyteorder("=").name
-    has_state = any(key in states for states in history.theirs.states().values())
+    is_checked = any(history.theirs.is_checked(name, key) for name in history.theirs.states())
     history.bind("params", key, leaf)
     history.draw_gradients(may_be_none=False)
-    history.step(ValueError if has_state and not fits else None)
+    history.step(ValueError if is_checked and not fits else None)
     if not fits:
         history.forget(key)
 
@@ -255,14 +410,56 @@ def forget_one(history):
         history.forget(key)
 
 
-def set_hyperparameter(history):
-    name = history.draw(st.sampled_from([*history.row.settings, "lr", "iter"]))
-    value = history.draw(st.sampled_from([0.0, 1e-45, 0.3, 0.5, 0.9, 0.999]))
+def set_something(history):
+    history.set(history.draw_settings())
+
+
+def set_iter(history):
+    history.set({"iter": history.choose([0, 1, 300, 999])})
+
+
+def reset(history):
     for world in history.worlds:
-        if name != "iter":
-            setattr(world.optimizer, name, value)
-        elif hasattr(world.optimizer, "iter"):
-            world.optimizer.iter = int(1000 * value)
+        world.optimizer.reset()
+    assert_same_worlds(*history.worlds)
+
+
+def look_at_numbers(history):
+    key = history.draw_key()
+    ours, theirs = (world.optimizer.current(key) for world in history.worlds)
+    assert ours == theirs
+    assert (ours == {"frozen": True}) == history.theirs.is_frozen(key)
+
+
+def look_at_averages(history):
+    """Swap the averages in, try what must not be done meanwhile, and swap them out again."""
+    if history.ours.optimizer.ema is None:
+        for world in history.worlds:
+            with pytest.raises(AttributeError, match="ema="):
+                world.optimizer.averaged(world.params)
+        return
+    history.draw_gradients()
+    before = [snapshot(world.optimizer, world.params) for world in history.worlds]
+    with suppress(InterruptedError), ExitStack() as stack:
+        for world in history.worlds:
+            stack.enter_context(world.optimizer.averaged(world.params))
+        for world in history.worlds:
+            for key, average in world.optimizer.average.items():
+                if key in world.params:
+                    assert_array_equal(world.params[key], average, err_msg=repr(key))
+            assert type(world.update()) is RuntimeError
+            for forbidden in (
+                world.optimizer.reset,
+                world.optimizer.averaged(world.params).__enter__,
+            ):
+                with pytest.raises(RuntimeError, match="averages"):
+                    forbidden()
+        assert_same_worlds(*history.worlds)
+        if history.draw(st.booleans()):
+            raise InterruptedError
+    for world, old in zip(history.worlds, before, strict=True):
+        assert_unchanged(old, world.optimizer, world.params)
+    assert_same_worlds(*history.worlds)
 
 
 def replace_optimizer(history):
@@ -292,8 +489,8 @@ def change_threads(history):
 
 
 EVENTS = [
-    add, remove, rebind, resize, forget_one, set_hyperparameter, replace_optimizer,
-    lay_states_out, reorder, change_threads,
+    add, remove, rebind, resize, forget_one, set_something, set_something, set_iter, reset,
+    look_at_numbers, look_at_averages, replace_optimizer, lay_states_out, reorder, change_threads,
 ]  # fmt: skip
 
 
@@ -315,9 +512,8 @@ def step_again(history):
 def step_over_mappings(history):
     history.draw_gradients()
     as_params, as_grads = (history.draw(st.sampled_from(MAPPINGS)) for _ in range(2))
-    grads = history.ours.grads
     numbers = any(
-        not isinstance(p, np.ndarray) and grads[key] is not None
+        not isinstance(p, np.ndarray) and history.theirs.takes_part(key)
         for key, p in history.ours.params.items()
     )
     refuses = as_params is types.MappingProxyType and numbers
@@ -343,7 +539,7 @@ def step_over_shared_gradients(history):
 
 def spoil_gradient(history, change, error, wanted=lambda p: True):
     key = history.draw_key(wanted)
-    if key is None:
+    if key is None or (history.theirs.is_frozen(key) and error is not KeyError):
         return None
     for world in history.worlds:
         change(world.grads, key, np.asarray(world.params[key]))
@@ -395,7 +591,7 @@ def parameter_of_another_kind(history):
     )
     as_number = history.draw(st.sampled_from([None, 1, True, 1j, "p", [1.0], np.int8(1)]))
     key = history.draw_key()
-    if key is None:
+    if key is None or history.theirs.is_frozen(key):
         return None
     for world in history.worlds:
         shape = np.shape(world.params[key])
@@ -406,7 +602,7 @@ def parameter_of_another_kind(history):
 
 def read_only_parameter(history):
     key = history.draw_key(lambda p: isinstance(p, np.ndarray))
-    if key is None:
+    if key is None or history.theirs.is_frozen(key):
         return None
     for world in history.worlds:
         world.params[key] = world.params[key].view()
@@ -415,11 +611,12 @@ def read_only_parameter(history):
 
 
 def spoil_state(history, change, error):
-    keys = [k for k in history.ours.params if any(k in s for s in history.ours.states().values())]
-    if not keys:
+    world = history.theirs
+    keys = itertools.product(world.states(), world.params)
+    states = [(name, key) for name, key in keys if world.is_checked(name, key)]
+    if not states:
         return None
-    key = history.draw(st.sampled_from(keys))
-    name = history.draw(st.sampled_from(history.row.states))
+    name, key = history.choose(states)
     for world in history.worlds:
         world.states()[name][key] = change(world.states()[name][key])
     return error
@@ -449,23 +646,46 @@ def state_that_is_no_array(history):
     return spoil_state(history, operator.methodcaller("tolist"), TypeError)
 
 
+def settings_that_exclude_each_other(history):
+    pairs = [{"clip_norm": 1.0, "clip_global_norm": 2.0}, {"low": 1.0, "high": -1.0}]
+    history.set(history.choose(pairs))
+    return ValueError
+
+
+def schedule_out_of_range(history):
+    value, error = history.choose([(-1.0, ValueError), (np.nan, ValueError), ("x", TypeError)])
+    history.set({history.choose(["lr", "weight_decay"]): Schedule((value,))})
+    return error
+
+
+def pattern_without_a_key(history):
+    pattern = history.choose(["c", ("c*", "*"), "part"])
+    history.set({"groups": {pattern: {"weight_decay": 0.5}}})
+    return ValueError
+
+
 SPOILS = [
     no_gradient, gradient_of_another_shape, gradient_cut_short, gradient_that_would_broadcast,
     gradient_of_another_kind, gradient_that_is_no_array, parameter_of_another_kind,
     read_only_parameter, state_of_another_shape, state_of_another_dtype, read_only_state,
-    state_that_is_no_array,
+    state_that_is_no_array, settings_that_exclude_each_other, schedule_out_of_range,
+    pattern_without_a_key,
 ]  # fmt: skip
 
 
 def take_and_give_back(history, spoil_and_step):
-    """Let a spoiled step happen, then put back what the dicts held."""
+    """Let a spoiled step happen, then put back what the dicts and settings were."""
     history.draw_gradients(may_be_none=False)
     history.step()  # what is spoiled is known
+    optimizer = history.ours.optimizer
+    was_set = {name: getattr(optimizer, name) for name in optimizer._settings}
     kept = [
         (dict(world.params), {name: dict(s) for name, s in world.states().items()})
         for world in history.worlds
     ]
     spoil_and_step()
+    changed = {name for name in was_set if getattr(optimizer, name) is not was_set[name]}
+    history.set({name: was_set[name] for name in changed})
     for world, (params, states) in zip(history.worlds, kept, strict=True):
         world.params.clear()
         world.params.update(params)
@@ -499,7 +719,7 @@ def parameter_in_another(history):
     for world in history.worlds:
         part = world.params[key][1:]
         world.params["part"], world.grads["part"] = part, np.ones(part.shape)
-    return True
+    return not (history.theirs.is_frozen(key) or history.theirs.is_frozen("part"))
 
 
 def gradient_backwards(history):
@@ -508,7 +728,7 @@ def gradient_backwards(history):
         return False
     for world in history.worlds:
         world.grads[key] = world.params[key][::-1]
-    return True
+    return not history.theirs.is_frozen(key)
 
 
 def gradient_in_another_parameter(history):
@@ -544,7 +764,7 @@ def gradient_shifted_in_memory(history):
     for world in history.worlds:
         p = world.params[key]
         world.grads[key] = root(p)[:-1].reshape(p.shape)
-    return True
+    return not history.theirs.is_frozen(key)
 
 
 def state_in_a_parameter(history):
@@ -558,7 +778,7 @@ def state_in_a_parameter(history):
         world.params["p"], world.grads["p"] = fresh, np.ones(fresh.shape)
         for other in history.row.states[1:]:
             world.states()[other]["p"] = np.zeros_like(fresh)
-    return True
+    return not (history.theirs.is_frozen(key) or history.theirs.is_frozen("p"))
 
 
 OVERLAPS = [
@@ -569,7 +789,8 @@ OVERLAPS = [
 
 def step_over_overlaps(history):
     history.draw_gradients(may_be_none=False)
-    history.step()
+    if not history.step():
+        return
     overlap = history.draw(st.sampled_from(OVERLAPS))
     must_refuse = overlap(history)
     history.step_or_overlap(must_refuse)
@@ -583,6 +804,10 @@ STEPS = [step, step_again, step_over_mappings, step_over_shared_gradients]
 REFUSED_STEPS = [spoiled_step, spoiled_step, step_over_overlaps]
 
 
+def test_every_option_is_drawn():
+    assert [*OPTIONS, "groups"] == [*fastopt.SGD._options]
+
+
 @every_optimizer
 @given(data=st.data())
 def test_histories_of_compiled_and_twin_are_the_same(row, data):
@@ -591,6 +816,7 @@ def test_histories_of_compiled_and_twin_are_the_same(row, data):
     try:
         for _ in range(history.draw(st.integers(1, 5))):
             add(history)
+        history.begin()
         for _ in range(history.draw(st.integers(1, 6))):
             history.draw(st.sampled_from(STEPS))(history)
             happening = history.draw(st.sampled_from([EVENTS, REFUSED_STEPS]))
@@ -615,6 +841,7 @@ def test_histories_of_large_arrays_are_the_same_on_any_number_of_threads(row, da
             history.bind(
                 "params", key, history.draw(leaves(history.plain, st.just((rows, columns))))
             )
+        history.begin()
         for _ in range(3):
             change_threads(history)
             history.draw(st.sampled_from([step_again, rebind, add, reorder]))(history)

@@ -32,26 +32,37 @@ def refused(exception, message, *dicts):
         assert_same_contents(old, contents(each))
 
 
+def counters(optimizer):
+    """Return what an optimizer has counted and measured, by name."""
+    is_compiled = hasattr(optimizer, "_stepper")
+    return {
+        "iter": optimizer.iter,
+        "calls": optimizer._stepper.calls if is_compiled else optimizer._calls,
+        "skipped": optimizer.skipped,
+        "norm": repr(optimizer.norm),  # of which NaN equals NaN
+    }
+
+
 def snapshot(optimizer, params, grads=()):
     """Return all that an error in a step must leave as it was."""
     states = {name: getattr(optimizer, name) for name in optimizer._states}
-    counters = [getattr(optimizer, "iter", None)]
-    if hasattr(optimizer, "_stepper"):
-        counters.append(optimizer._stepper.steps)
     return (
         [contents(params), contents(dict(grads)), *map(contents, states.values())],
-        [*states.values()],
-        {name: getattr(optimizer, name) for name in (*optimizer._hypers, *optimizer._scalars)},
-        counters,
+        [contents(optimizer.average), contents(optimizer.accumulated)],
+        [*states.values(), optimizer.average],
+        {name: getattr(optimizer, name) for name in (*optimizer._settings, *optimizer._scalars)},
+        counters(optimizer),
     )
 
 
-def assert_unchanged(before, optimizer, params, grads=()):
+def assert_unchanged(before, optimizer, params, grads=(), skipped=0):
+    """Check that all is as it was, after so many calls that were skipped."""
     now = snapshot(optimizer, params, grads)
-    for old, new in zip(before[0], now[0], strict=True):
+    for old, new in zip([*before[0], *before[1]], [*now[0], *now[1]], strict=True):
         assert_same_contents(old, new)
-    assert all(old is new for old, new in zip(before[1], now[1], strict=True))
-    assert now[2:] == before[2:]
+    assert all(old is new for old, new in zip(before[2], now[2], strict=True))
+    assert now[3] == before[3]
+    assert now[4] == {**before[4], "skipped": before[4]["skipped"] + skipped}
 
 
 @contextlib.contextmanager

@@ -257,16 +257,17 @@ class History:
 
     def begin(self):
         """Begin anew, with other settings from the start."""
-        settings = self.draw_settings()
+        settings = self.draw_settings(at_least=3)
         for world in self.worlds:
             world.optimizer = type(world.optimizer)(**settings)
         assert_same_worlds(*self.worlds)
 
-    def draw_settings(self):
+    def draw_settings(self, at_least=1):
         """Draw some settings that don't contradict one another, nor those that stay."""
         optimizer = self.ours.optimizer
         names = [*OPTIONS, "groups", *self.row.hypers]
-        names = self.draw(st.lists(st.sampled_from(names), max_size=4, unique=True))
+        some = st.lists(st.sampled_from(names), min_size=at_least, max_size=5, unique=True)
+        names = self.draw(some)
         drawn = {name: self.draw_value(name) for name in names if name != "groups"}
         is_global = drawn.get("clip_global_norm", optimizer.clip_global_norm) is not None
         if is_global:
@@ -286,6 +287,8 @@ class History:
             drawn = {name: self.draw_value(name) for name in self.draw(some)}
             if "lr_scale" in drawn:
                 drawn.pop("lr", None)
+            if self.draw(st.integers(0, 3)) == 3:
+                drawn["frozen"] = True
             groups[self.draw_pattern()] = drawn
         return groups
 
@@ -302,11 +305,12 @@ class History:
     def draw_value(self, name):
         """Draw what a setting is set to, sometimes a schedule."""
         if name == "frozen":
-            return self.choose([True, True, False])
+            return self.draw(st.booleans())
         values = OPTIONS.get(name, HYPERS)
         may_vary = name == "lr_scale" or self.row.compiled._settings[name].may_vary
         if may_vary and self.draw(st.integers(0, 3)) == 3:
-            some = st.lists(st.sampled_from(values), min_size=1, max_size=3)
+            numbers = [value for value in values if value is not None]
+            some = st.lists(st.sampled_from(numbers), min_size=1, max_size=3)
             return Schedule(tuple(self.draw(some)))
         return self.choose(values)
 
@@ -318,7 +322,7 @@ class History:
     def draw_key(self, wanted=lambda p: True):
         """Draw a key whose parameter is of the wanted kind; None if there is none."""
         keys = [key for key, p in self.ours.params.items() if wanted(p)]
-        return self.draw(st.sampled_from(keys)) if keys else None
+        return self.choose(keys) if keys else None
 
     def bind(self, name, key, leaf):
         """Put equal arrays into both worlds' `params` or `grads`."""
@@ -366,7 +370,7 @@ class History:
 def add(history):
     keys = [key for key in KEYS if key not in history.ours.params]
     if keys:
-        key, leaf = history.draw(st.sampled_from(keys)), history.draw(leaves(history.plain))
+        key, leaf = history.choose(keys), history.draw(leaves(history.plain))
         history.forget(key)
         history.bind("params", key, leaf)
 
@@ -433,6 +437,9 @@ def look_at_numbers(history):
 
 def look_at_averages(history):
     """Swap the averages in, try what must not be done meanwhile, and swap them out again."""
+    if history.ours.optimizer.ema is None and history.draw(st.booleans()):
+        history.set({"ema": 0.5})
+        step(history)
     if history.ours.optimizer.ema is None:
         for world in history.worlds:
             with pytest.raises(AttributeError, match="ema="):
@@ -463,16 +470,14 @@ def look_at_averages(history):
 
 
 def replace_optimizer(history):
-    how = history.draw(
-        st.sampled_from([copy.copy, copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])
-    )
+    how = history.choose([copy.copy, copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])
     for world in history.worlds:
         world.optimizer = how(world.optimizer)
 
 
 def lay_states_out(history):
     """Put a state into memory of another layout, as one that was loaded may be."""
-    key, layout = history.draw_key(), history.draw(st.sampled_from(WRITABLE))
+    key, layout = history.draw_key(), history.choose(WRITABLE)
     for world in history.worlds:
         for states in world.states().values():
             if key in states:
@@ -511,7 +516,7 @@ def step_again(history):
 
 def step_over_mappings(history):
     history.draw_gradients()
-    as_params, as_grads = (history.draw(st.sampled_from(MAPPINGS)) for _ in range(2))
+    as_params, as_grads = (history.choose(MAPPINGS) for _ in range(2))
     numbers = any(
         not isinstance(p, np.ndarray) and history.theirs.takes_part(key)
         for key, p in history.ours.params.items()
@@ -531,6 +536,20 @@ def step_over_shared_gradients(history):
         for first, second in itertools.pairwise(others):
             if np.shape(world.params[second]) == world.grads[first].shape:
                 world.grads[second] = world.grads[first]
+    history.step()
+
+
+def step_over_a_bad_gradient(history):
+    """Step over a gradient that is not finite in one place, or not in the parameter's dtype."""
+    history.draw_gradients()
+    history.set({"nonfinite": history.choose(OPTIONS["nonfinite"])})
+    key = history.draw_key(np.size)
+    if key is not None:
+        value, place = history.choose([np.nan, -np.inf, 1e300]), history.draw(st.integers(0, 2**32))
+        for world in history.worlds:
+            g = np.ones(np.shape(world.params[key]))
+            g.flat[place % g.size] = value
+            world.grads[key] = g
     history.step()
 
 
@@ -574,22 +593,20 @@ def gradient_that_would_broadcast(history):
 
 
 def gradient_of_another_kind(history):
-    dtype = history.draw(st.sampled_from(["complex64", "object", "U3", "M8[s]", "f8,f8", "V4"]))
+    dtype = history.choose(["complex64", "object", "U3", "M8[s]", "f8,f8", "V4"])
     return spoil_gradient(
         history, lambda grads, key, p: grads.update({key: np.zeros(p.shape, dtype)}), TypeError
     )
 
 
 def gradient_that_is_no_array(history):
-    value = history.draw(st.sampled_from([[1.0], "g", 1j, {}, (0.0,)]))
+    value = history.choose([[1.0], "g", 1j, {}, (0.0,)])
     return spoil_gradient(history, lambda grads, key, p: grads.update({key: value}), TypeError)
 
 
 def parameter_of_another_kind(history):
-    dtype = history.draw(
-        st.sampled_from(["i8", "?", "c16", "O", "U3", "f2", "f8,f8", "g", "M8[s]"])
-    )
-    as_number = history.draw(st.sampled_from([None, 1, True, 1j, "p", [1.0], np.int8(1)]))
+    dtype = history.choose(["i8", "?", "c16", "O", "U3", "f2", "f8,f8", "g", "M8[s]"])
+    as_number = history.choose([None, 1, True, 1j, "p", [1.0], np.int8(1)])
     key = history.draw_key()
     if key is None or history.theirs.is_frozen(key):
         return None
@@ -697,7 +714,7 @@ def take_and_give_back(history, spoil_and_step):
 
 def spoiled_step(history):
     def spoil_and_step():
-        error = history.draw(st.sampled_from(SPOILS))(history)
+        error = history.choose(SPOILS)(history)
         if error is not None:
             history.step(error)
             history.step(error)  # and again: it must not be taken for known
@@ -791,7 +808,7 @@ def step_over_overlaps(history):
     history.draw_gradients(may_be_none=False)
     if not history.step():
         return
-    overlap = history.draw(st.sampled_from(OVERLAPS))
+    overlap = history.choose(OVERLAPS)
     must_refuse = overlap(history)
     history.step_or_overlap(must_refuse)
     for key in ("part", "fresh", "p"):
@@ -800,7 +817,9 @@ def step_over_overlaps(history):
             world.params.pop(key, None)
 
 
-STEPS = [step, step_again, step_over_mappings, step_over_shared_gradients]
+STEPS = [
+    step, step_again, step_over_mappings, step_over_shared_gradients, step_over_a_bad_gradient,
+]  # fmt: skip
 REFUSED_STEPS = [spoiled_step, spoiled_step, step_over_overlaps]
 
 
@@ -818,9 +837,9 @@ def test_histories_of_compiled_and_twin_are_the_same(row, data):
             add(history)
         history.begin()
         for _ in range(history.draw(st.integers(1, 6))):
-            history.draw(st.sampled_from(STEPS))(history)
-            happening = history.draw(st.sampled_from([EVENTS, REFUSED_STEPS]))
-            history.draw(st.sampled_from(happening))(history)
+            history.choose(STEPS)(history)
+            happening = history.choose([EVENTS, REFUSED_STEPS])
+            history.choose(happening)(history)
         step(history)
     finally:
         fastopt.set_num_threads(threads)
@@ -836,7 +855,7 @@ def test_histories_of_large_arrays_are_the_same_on_any_number_of_threads(row, da
     try:
         n = history.draw(st.integers(1, 3))
         for key in KEYS[:n]:
-            columns = history.draw(st.sampled_from([1, 7, 64]))
+            columns = history.choose([1, 7, 64])
             rows = 8_400_000 // per_float // n // columns + history.draw(st.integers(1, 999))
             history.bind(
                 "params", key, history.draw(leaves(history.plain, st.just((rows, columns))))
@@ -844,7 +863,7 @@ def test_histories_of_large_arrays_are_the_same_on_any_number_of_threads(row, da
         history.begin()
         for _ in range(3):
             change_threads(history)
-            history.draw(st.sampled_from([step_again, rebind, add, reorder]))(history)
+            history.choose([step_again, rebind, add, reorder])(history)
             history.draw_gradients(may_be_none=False)
             history.step()
     finally:

@@ -98,9 +98,9 @@ class _Twin(Optioned):
                 return
             factors = decided if isinstance(decided, list) else [decided] * len(entries)
         if adds:
-            self.accumulated.update(
-                (entry.key, entry.g.astype(entry.p.dtype.type)) for entry in entries
-            )  # in native byte order, as states are
+            for entry in entries:
+                g = entry.g.astype(entry.p.dtype.type)  # a copy in native byte order
+                self.accumulated.setdefault(entry.key, g)[...] = g
             self._put("_calls", n_calls)
             return
         steps = [

@@ -441,7 +441,7 @@ cdef class Stepper:
         n_unknown = self.entries.find(seen_params, seen_grads, seen_states)
         is_new = n_unknown or self.entries.has_other_members or not self.is_settled
         if is_new:
-            self.settle(seen_states, owner)
+            self.settle(params, seen_states, owner)
         self.work.rows, self.work.jobs = self.rows, self.jobs
         if self.setup.measures:
             norm = self.measure(owner, mode)
@@ -458,7 +458,7 @@ cdef class Stepper:
             store(&self.n_known, load(&self.n_known) + 1)
         return norm
 
-    cdef int settle(self, tuple states, owner) except -1:
+    cdef int settle(self, params, tuple states, owner) except -1:
         """Check what was not recognised, and plan; nothing is written."""
         cdef Entries entries = self.entries
         cdef Py_ssize_t i
@@ -472,6 +472,14 @@ cdef class Stepper:
                 moved |= entries.check(i, states, owner, self.n_rows, self.setup.has_groups)
                 store(&self.n_checked, load(&self.n_checked) + 1)
             has_packed |= entries.items[i].is_packed  # of a frozen one, too: it may thaw
+            if (
+                entries.items[i].is_number and not entries.items[i].is_frozen
+                and not hasattr(params, "__setitem__")
+            ):
+                raise TypeError(
+                    f"parameter {<object> entries.items[i].key!r} is a plain number, which can't "
+                    f"be replaced in a {type(params).__name__}"
+                )
         if self.setup.has_groups and owner is not None:
             owner._check_groups(entries.keys)
         if moved:
@@ -640,11 +648,6 @@ cdef class Stepper:
             if entry.is_frozen or not entry.is_number:
                 continue
             key, value = <object> entry.key, <object> entry.value
-            if not hasattr(params, "__setitem__"):
-                raise TypeError(
-                    f"parameter {key!r} is a plain number, which can't be replaced in a "
-                    f"{type(params).__name__}"
-                )
             self.run_entry(entry, mode)
             if self.work.adds:
                 continue

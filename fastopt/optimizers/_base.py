@@ -11,10 +11,12 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastopt import _subnormals
 from fastopt._step import Setup, Stepper, rules
 from fastopt.optimizers._declared import Coefficients, State, internal
+from fastopt.optimizers._groups import FROZEN
 from fastopt.optimizers._options import Optioned, option_row
 
 if TYPE_CHECKING:
@@ -35,7 +37,6 @@ class Optimizer(Optioned):
         in_each_step=True
     )  # numbers that are new in each step, if that is all that is
     _spare: State = internal()  # arrays of sums that were used
-    _follows: bool = internal(True, in_each_step=True)  # a step is more than a call of the stepper
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -61,7 +62,7 @@ class Optimizer(Optioned):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        state |= {"_rows": None, "_setup": None, "_varying": None, "_follows": True}
+        state |= {"_rows": None, "_setup": None, "_varying": None}
         state["_kept"]["_spare"] = {}
         return state
 
@@ -72,7 +73,6 @@ class Optimizer(Optioned):
         self._put("_rows", None)
         self._put("_setup", None)
         self._put("_varying", None)
-        self._put("_follows", True)
 
     def update(self, params: MutableMapping[Any, Any], grads: Mapping[Any, Any]) -> None:
         """Take one step: change every parameter, and the state, in place.
@@ -126,26 +126,27 @@ class Optimizer(Optioned):
         >>> params["W"].tolist(), params["scale"], params["frozen"].tolist()
         ([[0.75, 0.75], [0.75, 0.75]], 2.0, [0.0, 0.0, 0.0])
         """
-        if self._follows:
+        setup, rows, t = self._setup, self._rows, -1  # each read once: others may set them
+        if setup is None:
             self._step_and_follow(params, grads)
             return
-        stepper, rows, t = self._stepper, self._rows, -1
+        stepper = self._stepper
         if rows is None:
             t = stepper.steps
             rows = (self._coefficients(t + 1.0),)  # a float: powers of it are faster
-        norm = stepper.step(params, grads, self._setup, rows, t, _subnormals.flushes, self)
+        norm = stepper.step(params, grads, setup, rows, t, _subnormals.flushes, self)
         if norm is not None:
             self._note(norm)
 
     def _step_and_follow(self, params: MutableMapping[Any, Any], grads: Mapping[Any, Any]) -> None:
         """Take a step whose numbers are those of groups or schedules, or one that needs more."""
-        numbers = self._varying
-        if numbers is None:
+        varying = self._varying
+        if varying is None:
             self._prepare_and_step(params, grads)
             return
-        stepper = self._stepper
+        stepper, (numbers, setup) = self._stepper, varying
         t = stepper.steps
-        coefficients, setup = self._coefficients_of(numbers.at(t), t + 1.0), self._setup
+        coefficients = self._coefficients_of(numbers.at(t), t + 1.0)
         if numbers.options_vary:
             setup = self._new_setup(numbers.rows)
         norm = stepper.step(params, grads, setup, coefficients, t, _subnormals.flushes, self)
@@ -164,19 +165,19 @@ class Optimizer(Optioned):
         rows = numbers.at(t)
         coefficients = self._coefficients_of(rows, t + 1.0)
         scalars = self._next_scalars_of(rows[0], t + 1)  # it may raise
-        adds, sums = n_calls < self.accumulate, None
+        adds, sums, spare = n_calls < self.accumulate, None, {}
         if adds or n_calls > 1:
             sums = self._sums(params, grads, n_calls)
-            grads = grads if adds else _without_none(grads, sums)
+            grads = grads if adds else _without_none(grads, params, sums)
+            spare = {} if adds else self._cleared(sums, params)
         setup = self._new_setup(rows, n_calls, sums, adds)
         is_constant = self._is_constant and not numbers.vary
         is_fixed = is_constant or not (numbers.vary or len(rows) > 1)
         self._put("_deciding", rows)
         if sums is None and not self._scalars:
-            self._put("_setup", setup)
             self._put("_rows", coefficients if is_constant else None)
-            self._put("_varying", None if is_fixed else numbers)
-            self._put("_follows", not is_fixed)
+            self._put("_setup", setup if is_fixed else None)
+            self._put("_varying", None if is_fixed else (numbers, setup))
         try:
             norm = stepper.step(params, grads, setup, coefficients, t, _subnormals.flushes, self)
         except BaseException:
@@ -189,7 +190,7 @@ class Optimizer(Optioned):
             return
         if sums is not None:
             self._put("accumulated", sums if adds else {})
-            self._put("_spare", {} if adds else sums)
+            self._put("_spare", spare)
         if not adds:
             self._put("norm", norm)
             for name, number in scalars.items():
@@ -234,11 +235,23 @@ class Optimizer(Optioned):
             sums = {
                 key: array
                 for key, array in sums.items()
-                if key in params and key in grads and grads[key] is not None
+                if key in params and grads.get(key) is not None and self._fits(key, array, params)
             }
         self._put("_spare", {})
         self._put("accumulated", sums)
         return sums
+
+    def _cleared(self, sums: State, params: Mapping[Any, Any]) -> State:
+        """Return the sums that a step uses: not those of keys that are gone or frozen."""
+        if not isinstance(params, Mapping):
+            return {}
+        return {key: s for key, s in sums.items() if key in params and self._row_of(key) != FROZEN}
+
+    def _fits(self, key: Any, array: NDArray[Any], params: Mapping[Any, Any]) -> bool:
+        """Tell whether a used sum is one for a parameter as it is now, which is not frozen."""
+        p = np.asarray(params[key])
+        is_like = array.shape == p.shape and array.dtype.type is p.dtype.type
+        return is_like and self._row_of(key) != FROZEN
 
     def _take_sums_back(self, sums: State | None) -> None:
         """Have nothing to show again after a first call that was not made."""
@@ -256,11 +269,15 @@ class Optimizer(Optioned):
         self._stepper.set_steps(steps)
 
 
-def _without_none(grads: Mapping[Any, Any], sums: State) -> Mapping[Any, Any]:
+def _without_none(
+    grads: Mapping[Any, Any], params: Mapping[Any, Any], sums: State
+) -> Mapping[Any, Any]:
     """Return gradients in which None is -0.0 where there is a sum, which that leaves as it is."""
     if not isinstance(grads, Mapping) or all(g is not None for g in grads.values()):
         return grads
-    return {
-        key: np.full(sums[key].shape, -0.0, sums[key].dtype) if g is None and key in sums else g
-        for key, g in grads.items()
-    }
+    new = dict(grads)
+    for key, g in new.items():
+        if g is None and key in sums and key in params:
+            p = np.asarray(params[key])
+            new[key] = np.full(p.shape, -0.0, p.dtype.type)
+    return new

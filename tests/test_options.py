@@ -520,7 +520,7 @@ def test_after_an_error_nothing_has_changed(row, package, options):
 
     params, expected = start(), start()
     rng = np.random.default_rng(0)
-    for call in range(5):
+    for _ in range(5):
         grads = {key: rng.standard_normal(np.shape(p)) for key, p in params.items()}
         for key, bad in itertools.product(params, (np.ones((5, 5)), "text", 1j)):
             spoiled = {**grads, key: bad}

@@ -229,8 +229,8 @@ def test_none_counts_as_zero_where_there_is_another(package, calls, mean, kind):
     params, v, want = {"p": values[kind], "other": np.zeros(1)}, 0.0, 1.0
     for _ in range(2):
         for g in calls:
-            g = None if g is None else np.full(np.shape(params["p"]), g)
-            optimizer.update(params, {"p": g, "other": np.ones(1)})
+            gradient = None if g is None else np.full(np.shape(params["p"]), g)
+            optimizer.update(params, {"p": gradient, "other": np.ones(1)})
         if mean is not None:
             v = 0.5 * v - mean
             want += v

@@ -144,10 +144,14 @@ def test_parameters_hold_averages_and_get_back_their_bits(package):
 def test_parameters_get_back_their_bits_after_an_error(package, error):
     optimizer, params = trained(package)
     before = bits(params)
-    with pytest.raises(error), optimizer.averaged(params):
+
+    def write_and_raise():
         params["C"][:] = 7.0  # what is written there is lost
         params["float"] = 8.0
         raise error
+
+    with pytest.raises(error), optimizer.averaged(params):
+        write_and_raise()
     assert bits(params) == before
     iterations = optimizer.iter
     optimizer.update(params, dict.fromkeys(params))
@@ -224,6 +228,18 @@ def test_average_that_no_longer_fits_changes_nothing(package):
         del params["C"], params["float"]
         with optimizer.averaged(params):
             pass
+
+
+@both
+def test_context_wants_the_parameters(package):
+    optimizer, params = trained(package)
+    before = bits(params)
+    with pytest.raises(TypeError, match=r"with optimizer.averaged\(params\)"), optimizer.averaged:
+        raise AssertionError("it must not be entered")
+    with pytest.raises(TypeError, match="params must be a mapping, got list"):
+        optimizer.averaged([1.0])
+    assert bits(params) == before
+    optimizer.update(params, dict.fromkeys(params))
 
 
 class Refusing(dict):

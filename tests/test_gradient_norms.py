@@ -310,7 +310,7 @@ def test_error_names_the_first_key_that_is_not_finite(package, accumulate, value
         for key in ("large", "strided"):
             grads = bad_gradients(params, key, value)
             grads["f"] = nan  # a later one
-            message = f"^gradient of '{key}' is not finite$"
+            message = f"^gradient of '{key}' holds NaN or infinity, .* no step was made$"
             with step_refused(FloatingPointError, message, optimizer, params, grads):
                 optimizer.update(params, dict(reversed(grads.items())))
         optimizer.update(params, {**bad_gradients(params, "a", 1.0), "large": None})

@@ -40,7 +40,8 @@ def test_each_option_equals_the_twin(row, dtype, option):
     pair = Pair(row, settings_of(row, OPTIONS[option]), lambda: draw_params(dtype))
     refused = [pair.update(draw_grads(pair.ours, call)) for call in range(CALLS)]
     if option == "raise":
-        assert refused[3] == (FloatingPointError, "gradient of 'backwards' is not finite")
+        assert refused[3][0] is FloatingPointError
+        assert refused[3][1].startswith("gradient of 'backwards' holds NaN or infinity")
         del refused[3]
     assert refused == [None] * len(refused)
     assert pair.compiled.skipped == (option == "skip")
@@ -180,8 +181,8 @@ def test_order_of_a_step(package):
     )  # fmt: skip
     p, v, average = np.array([2.0, -4.0, 8.0, 0.0]), np.zeros(4), np.array([2.0, -4.0, 8.0, 0.0])
     params = {"p": p.copy()}
-    for g in ([6.0, -8.0, 0.0, 0.0], [0.0, 12.0, -16.0, 0.0], [1.0, 0.0, 0.0, -2.0]):
-        g = np.array(g)  # of norm 10, 20, √5
+    gradients = [6.0, -8.0, 0.0, 0.0], [0.0, 12.0, -16.0, 0.0], [1.0, 0.0, 0.0, -2.0]
+    for g in map(np.array, gradients):  # of norm 10, 20, √5
         optimizer.update(params, {"p": g})
         scaled = -g * min(1.0, 5.0 / np.linalg.norm(g))
         direction = np.clip(scaled, -3.5, 3.5) + 0.25 * p
@@ -311,7 +312,7 @@ def test_options_that_are_off_take_the_bare_kernels(row):
     for options in ({}, neutral, {"groups": {"a": {"lr_scale": 0.5}, "b": neutral}}):
         setup = setup_of(**options)
         assert setup.options == ()
-        assert not (setup.has_average or setup.has_sums or setup.measures)
+        assert [setup.has_average, setup.has_sums, setup.measures] == [False] * 3
     setup = setup_of(groups={"a": {"clip_value": 0.5}})
     assert setup.options == (None, (1.0, 0.5, 0.0, 1.0, -inf, inf, 0.0))
     assert setup_of(ema=0.75).options == ((*NEUTRAL, 0.25),)
@@ -350,8 +351,8 @@ REFUSED = [
     ({"accumulate": 0}, ValueError, "accumulate must be a whole number from 1, got 0"),
     ({"accumulate": 2.5}, ValueError, "accumulate must be a whole number from 1, got 2.5"),
     ({"accumulate": nan}, ValueError, "accumulate must be a whole number from 1, got nan"),
-    ({"accumulate": None}, TypeError, "accumulate must be a number, got None"),
-    ({"accumulate": never}, TypeError, "accumulate must be a number"),
+    ({"accumulate": None}, TypeError, "accumulate must be a whole number from 1, got None"),
+    ({"accumulate": never}, TypeError, "accumulate must be a whole number from 1, got <function"),
     ({"ema": 1.0}, ValueError, "ema must be at least 0 and less than 1, got 1.0"),
     ({"ema": -0.1}, ValueError, "ema must be at least 0 and less than 1, got -0.1"),
     ({"ema": True}, TypeError, "ema must be a number, got True"),
@@ -371,6 +372,42 @@ def test_settings_out_of_range_are_refused(package, row, settings, error, messag
     ((name, value),) = settings.items()
     with step_refused(error, message, optimizer, params, {}):
         setattr(optimizer, name, value)
+
+
+@both
+@pytest.mark.parametrize(
+    ("name", "value", "error", "message"),
+    [
+        ("skipped", -1, ValueError, "skipped must be a whole number from 0"),
+        ("skipped", "one", TypeError, "skipped must be a number, got 'one'"),
+        ("norm", "long", TypeError, "norm must be a number, got 'long'"),
+        ("average", None, TypeError, "average must be a dict of arrays by key, got None"),
+        ("accumulated", [], TypeError, r"accumulated must be a dict of arrays by key, got \[\]"),
+        ("averaged", None, AttributeError, "averaged of Adam can't be set"),
+        ("update", None, AttributeError, "update of Adam can't be set"),
+        ("current", {}, AttributeError, "current of Adam can't be set"),
+        ("reset", None, AttributeError, "reset of Adam can't be set"),
+        ("clipnorm", 1.0, AttributeError, r"no 'clipnorm' \(here: clip_norm\)"),
+        ("ema_momentum", 0.5, AttributeError, r"no 'ema_momentum' \(here: ema\)"),
+        ("weight_decy", 0.5, AttributeError, "no 'weight_decy'; it has .*, weight_decay, "),
+    ],
+)
+def test_other_attributes_are_checked_when_they_are_set(package, name, value, error, message):
+    optimizer, params = package.Adam(ema=0.5, nonfinite="skip"), {"p": np.ones(3)}
+    optimizer.update(params, {"p": np.ones(3)})
+    with step_refused(error, message, optimizer, params, {}):
+        setattr(optimizer, name, value)
+
+
+@both
+def test_counters_and_averages_may_be_set(package):
+    """As after loading them from a file."""
+    optimizer, params = package.SGD(lr=1.0, ema=0.5, nonfinite="skip"), {"p": np.zeros(1)}
+    optimizer.skipped, optimizer.norm, optimizer.average = 3, 7.0, {"p": np.full(1, 9.0)}
+    optimizer.update(params, {"p": np.array([nan])})
+    assert (optimizer.skipped, optimizer.norm) == (4, 7.0)
+    optimizer.update(params, {"p": np.ones(1)})
+    assert (optimizer.skipped, optimizer.norm, optimizer.average) == (4, 1.0, {"p": 4.0})
 
 
 @both
@@ -416,14 +453,16 @@ def test_adamw_is_adam_with_decoupled_decay(package):
 
 
 CONTRADICTIONS = [
-    ({"low": 1.0, "high": 0.5}, r"low is 1\.0, above high, which is 0\.5"),
+    ({"low": 1.0, "high": 0.5}, r"^low must not be above high, got 1\.0 and 0\.5$"),
     ({"clip_norm": 1.0, "clip_global_norm": 2.0}, "clip_norm and clip_global_norm exclude each"),
-    ({"high": 1.0, "groups": {"p": {"low": 2.0}}}, r"low is 2\.0, above high, which is 1\.0"),
+    (
+        {"high": 1.0, "groups": {"p": {"low": 2.0}}},
+        r"^groups\['p'\]: low must not be above high, got 2\.0 and 1\.0$",
+    ),
     ({"clip_global_norm": 1.0, "groups": {"p": {"clip_norm": 2.0}}}, "exclude each other"),
 ]
 
 
-@pytest.mark.xfail(reason="constructors don't look for contradictions", strict=True)
 @both
 @pytest.mark.parametrize(("settings", "message"), CONTRADICTIONS)
 def test_contradictions_are_refused_by_the_constructor(package, settings, message):
@@ -440,9 +479,10 @@ def test_contradictions_are_refused_by_the_next_step(package, settings, message,
     optimizer.update(params, grads)
     for name, value in [*settings.items()][::order]:
         setattr(optimizer, name, value)
-    for call in (lambda: optimizer.update(params, grads), optimizer.current):
-        with step_refused(ValueError, message, optimizer, params, grads):
-            call()
+    with step_refused(ValueError, message, optimizer, params, grads):
+        optimizer.update(params, grads)
+    with step_refused(ValueError, message, optimizer, params, grads):
+        optimizer.current()
     for name in settings:
         setattr(optimizer, name, package.SGD._options[name].default)
     optimizer.update(params, grads)
@@ -508,7 +548,7 @@ def test_reset_begins_anew(package, row):
         {"accumulate": 2, "ema": 0.5, "clip_norm": 0.3},
         {"groups": {"a": {"lr_scale": 0.5}, ("f", "z"): {"clip_value": 0.1}}, "high": 0.9},
     ],
-    ids=lambda options: "+".join(options),
+    ids="+".join,
 )
 def test_after_an_error_nothing_has_changed(row, package, options):
     """In each of the first calls, whatever the error, wherever it is."""

@@ -1,5 +1,6 @@
-"""Options to test with: settings of each, a dict of everything, and a compiled optimizer beside its
-twin that compares all they have after each call.
+"""Options to test with: settings of each, a dict of everything, and pairs to compare.
+
+A pair is a compiled optimizer beside its twin, of which all that they have is compared each time.
 """
 
 import contextlib

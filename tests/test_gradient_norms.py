@@ -172,6 +172,16 @@ def test_norms_that_are_no_limit(package, option, gradient, norm, step):
 
 
 @both
+@pytest.mark.parametrize("option", ["clip_norm", "clip_global_norm"])
+def test_limit_of_infinity_measures_alone(package, option):
+    """No norm is above it, not even an infinite one."""
+    optimizer, params = package.SGD(lr=1.0, **{option: inf}), {"p": np.zeros(2)}
+    optimizer.update(params, {"p": np.array([inf, 3.0])})
+    assert_array_equal(params["p"], [-inf, -3.0])
+    assert optimizer.norm == inf
+
+
+@both
 def test_float32_is_squared_in_double(package):
     params, g = {"p": np.zeros(4, np.float32)}, np.full(4, 1e38, np.float32)
     optimizer = package.SGD(lr=1.0, clip_norm=1.0)

@@ -14,7 +14,6 @@ from numpy.testing import assert_array_equal
 from optimizer_table import TABLE, every_optimizer
 
 import fastopt
-from fastopt import reference
 
 ROWS = {row.name: row for row in TABLE}
 
@@ -105,14 +104,7 @@ def test_gradients_are_not_kept(package):
     assert_array_equal(params["p"], np.full(3, -4.0))
 
 
-@pytest.mark.parametrize(
-    "package",
-    [
-        fastopt,
-        pytest.param(reference, marks=pytest.mark.xfail(reason="they have the parameter's")),
-    ],
-    ids=["compiled", "twin"],
-)
+@both
 def test_sums_are_of_native_byte_order(package):
     params = {"p": lay_out(np.ones(3), "byte-swapped")}
     optimizer = package.SGD(accumulate=2)

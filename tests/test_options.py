@@ -306,7 +306,7 @@ def test_options_that_are_off_take_the_bare_kernels(row):
     def setup_of(**options):
         optimizer = row.compiled(**{"weight_decay": 0.0, **options})
         optimizer.update(params, grads)
-        return optimizer._setup
+        return optimizer._setup or optimizer._varying[1]
 
     neutral = {"clip_value": inf, "low": -inf, "high": inf}
     for options in ({}, neutral, {"groups": {"a": {"lr_scale": 0.5}, "b": neutral}}):

@@ -139,7 +139,6 @@ def test_options_see_steps_and_not_calls(row, package):
     assert once.iter == twice.iter == 3
 
 
-@pytest.mark.xfail(reason="norms are those of the sum, k times as large", strict=True)
 @both
 @pytest.mark.parametrize("option", ["clip_norm", "clip_global_norm"])
 def test_norm_is_that_of_the_step(package, option):
@@ -435,7 +434,6 @@ def test_copies_in_the_middle_go_on_alike(package, at, duplicate):
     assert (optimizer.iter, optimizer.skipped, optimizer.norm) == (2, 1, whole.norm)
 
 
-@pytest.mark.xfail(reason="a step clears sums that a shallow copy has, too", strict=True)
 def test_shallow_copy_in_the_middle_keeps_its_sum():
     """It shares the arrays with the optimizer, whose step is none of its own."""
     for other_first in (False, True):

@@ -269,7 +269,6 @@ def test_mapping_that_refuses_a_number_once_changes_nothing(package, most):
     assert bits(params) == before
 
 
-@pytest.mark.xfail(reason="the optimizer takes its parameters to hold averages", strict=True)
 @both
 def test_mapping_that_never_takes_a_number_leaves_the_optimizer_working(package):
     optimizer, params = trained(package)

@@ -173,7 +173,7 @@ class Optimizer(Optioned):
         setup = self._new_setup(rows, n_calls, sums, adds)
         is_constant = self._is_constant and not numbers.vary
         is_fixed = is_constant or not (numbers.vary or len(rows) > 1)
-        self._put("_deciding", rows)
+        self._put("_deciding", (rows, n_calls))
         if sums is None and not self._scalars:
             self._put("_rows", coefficients if is_constant else None)
             self._put("_setup", setup if is_fixed else None)
@@ -192,7 +192,7 @@ class Optimizer(Optioned):
             self._put("accumulated", sums if adds else {})
             self._put("_spare", spare)
         if not adds:
-            self._put("norm", norm)
+            self._put("norm", None if norm is None else norm / n_calls)
             for name, number in scalars.items():
                 self._put(name, number)
 

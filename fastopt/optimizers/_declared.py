@@ -13,6 +13,7 @@ import operator
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
+from math import isinf
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from numpy.typing import NDArray
@@ -365,7 +366,7 @@ class Declared:
     def __repr__(self) -> str:
         values = {name: getattr(self, name) for name in self._settings}
         changed = (
-            f"{name}={value!r}"
+            f"{name}={_shown(value)}"
             for name, value in values.items()
             if value != self._settings[name].default
         )
@@ -411,6 +412,13 @@ def _bound(cls: type[Declared], args: tuple[Any, ...], kwargs: dict[str, Any]) -
             raise TypeError(f"{cls.__name__} got {name!r} twice, by place and by name")
         values[name] = value
     return values
+
+
+def _shown(value: Any) -> str:
+    """Return the text of a setting from which Python makes it again."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key!r}: {_shown(each)}' for key, each in value.items())}}}"
+    return f"float('{value}')" if isinstance(value, float) and isinf(value) else repr(value)
 
 
 def alias_of(cls: type[Declared], name: str) -> str:

@@ -6,6 +6,7 @@ arithmetic on arrays is theirs. What each option means is in the guide "Options"
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from math import inf, sqrt
@@ -86,7 +87,8 @@ class Optioned(Declared):
 
     _is_averaged: bool = internal(False)
     _current: _Numbers | None = internal()  # until a setting is set
-    _deciding: Sequence[Any] = internal(())  # the numbers of the step under way
+    # Of the step under way: its numbers, and how many gradients it is the mean of
+    _deciding: tuple[Sequence[Any], int] = internal(((), 1))
 
     def _made(self) -> None:
         self._numbers()  # which finds settings that contradict one another
@@ -109,7 +111,10 @@ class Optioned(Declared):
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy and a file keep: not what follows from the settings."""
         state = super().__getstate__()
-        state["_kept"] |= {"_current": None, "_deciding": (), "_is_averaged": False}
+        state["_kept"] |= {"_current": None, "_deciding": ((), 1), "_is_averaged": False}
+        # A step uses its sums up, which are not another one's
+        sums = {key: copy.copy(array) for key, array in self.accumulated.items()}
+        state["_kept"]["accumulated"] = sums
         return state
 
     def reset(self) -> None:
@@ -186,7 +191,7 @@ class Optioned(Declared):
         Parameters
         ----------
         total : float
-            The sum of the squares of all gradients.
+            The sum of the squares of all gradients, or of the sums that the step is on.
         bad : None or tuple of a key
             The first key whose gradient is not finite, if there is any.
         squares : callable
@@ -199,12 +204,12 @@ class Optioned(Declared):
                 f"gradient of {bad[0]!r} holds NaN or infinity, in its parameter's dtype; "
                 "no step was made"
             )
-        rows = self._deciding
+        rows, n_calls = self._deciding
         if rows[0].clip_global_norm is not None:
-            return _factor(rows[0].clip_global_norm, total)
+            return _factor(rows[0].clip_global_norm, total, n_calls)
         if all(row.clip_norm is None for row in rows):
             return 1.0
-        return [_factor(rows[row].clip_norm, square) for row, square in squares()]
+        return [_factor(rows[row].clip_norm, square, n_calls) for row, square in squares()]
 
     # --- averages ---
 
@@ -236,9 +241,12 @@ class Optioned(Declared):
             raise RuntimeError("the parameters hold their averages: first leave `averaged`")
 
 
-def _factor(limit: float | None, square: float) -> float:
-    """Return what brings a norm down to a limit; no number and no limit leave it as it is."""
-    norm = sqrt(square)
+def _factor(limit: float | None, square: float, n_calls: int) -> float:
+    """Return what brings a mean of so many gradients down to a limit, from their sum's square.
+
+    A norm that is no number, and no limit, leave it as it is.
+    """
+    norm = sqrt(square) / n_calls
     return limit / norm if limit is not None and norm > limit else 1.0
 
 
@@ -366,19 +374,21 @@ def _averaged(optimizer: Any, params: MutableMapping[Any, Any]) -> Iterator[None
     ]
     arrays = [(p, p.copy(), a) for _, p, a in swaps if isinstance(p, np.ndarray)]
     numbers = [(key, p, a) for key, p, a in swaps if not isinstance(p, np.ndarray)]
+    rebound: dict[Any, Any] = {}
     optimizer._is_averaged = True
     try:
         for key, number, a in numbers:
             params[key] = a[()] if isinstance(number, np.generic) else float(a)
+            rebound[key] = number
         for p, _, a in arrays:
             np.copyto(p, a)
         yield
     finally:
+        optimizer._is_averaged = False
         for p, before, _ in arrays:
             np.copyto(p, before)
-        for key, number, _ in numbers:
+        for key, number in rebound.items():
             params[key] = number
-        optimizer._is_averaged = False
 
 
 def _fitting(key: Any, p: Any, average: NDArray[Any]) -> NDArray[Any]:

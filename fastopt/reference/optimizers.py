@@ -91,8 +91,8 @@ class _Twin(Optioned):
         self._check_groups([*params])
         factors, norm = [1.0] * len(entries), None
         if numbers.are_measured and not (adds and self.nonfinite == "propagate"):
-            self._put("_deciding", rows)
-            decided, norm = self._measure(entries)
+            self._put("_deciding", (rows, n_calls))
+            decided, norm = self._measure(entries, n_calls)
             if decided is None:
                 self.skipped += 1
                 return
@@ -115,15 +115,17 @@ class _Twin(Optioned):
         for name, number in scalars.items():
             self._put(name, number)
 
-    def _measure(self, entries: list[_Entry]) -> tuple[float | list[float] | None, float]:
-        """Return what gradients are multiplied with, as `_decide` does, and their norm."""
+    def _measure(
+        self, entries: list[_Entry], n_calls: int
+    ) -> tuple[float | list[float] | None, float]:
+        """Return what gradients are multiplied with, as `_decide` does, and their mean's norm."""
         squares = [_sum_of_squares(entry.g, _order(entry.p)) for entry in entries]
         total = 0.0
         for square in squares:
             total += square
         bad = next(((entry.key,) for entry in entries if not entry.is_finite), None)
         pairs = [(entry.row, square) for entry, square in zip(entries, squares, strict=True)]
-        return self._decide(total, bad, lambda: pairs), sqrt(total)
+        return self._decide(total, bad, lambda: pairs), sqrt(total) / n_calls
 
     def _make(
         self, params: MutableMapping[Any, Any], entries: list[_Entry], steps: list[_Step]

@@ -116,7 +116,6 @@ cdef Row as_row(Options options, double one_minus_ema, bint is_neutral) noexcept
     return Row(WithOptions(options), WithAverage(options, one_minus_ema), is_neutral)
 
 
-
 # Which process this is, counted in forks: of the threads that were in a step only the one that
 # forked is there in the child. All of it is written where a process has one thread.
 cdef long long generation = 1

@@ -17,7 +17,6 @@
 from cpython.dict cimport PyDict_GetItemWithError, PyDict_Next
 from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from cpython.ref cimport Py_INCREF, Py_XDECREF, Py_XINCREF, PyObject
-from fastopt.debug cimport check_that
 from fastopt.kernels.table cimport MAX_OPERANDS
 from fastopt.memory cimport CACHE_LINE
 from fastopt.ndarray cimport (

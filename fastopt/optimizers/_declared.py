@@ -80,7 +80,6 @@ _ALIASES = {
     "ema_momentum": ["ema"],
     "gradient_accumulation_steps": ["accumulate"],
     "decoupled_weight_decay": ["decoupled"],
-    "loss_scale_factor": ["lr"],
 }
 
 _SHARED = """\

@@ -14,6 +14,7 @@ from numpy.testing import assert_array_equal
 from optimizer_table import TABLE, every_optimizer
 
 import fastopt
+from fastopt import reference
 
 ROWS = {row.name: row for row in TABLE}
 
@@ -460,3 +461,16 @@ def test_arrays_of_sums_are_used_again():
             assert new is old
             assert np.all(new == 4.0)
         assert optimizer.iter == step + 1
+
+
+def test_sum_in_another_byte_order_is_not_used_again():
+    """As the twin's, the next sum is native whatever array was put in place of the last one."""
+    for package in (fastopt, reference):
+        optimizer, params = package.SGD(lr=1.0, accumulate=2), {"a": np.ones(3)}
+        optimizer.update(params, {"a": np.ones(3)})
+        optimizer.accumulated["a"] = optimizer.accumulated["a"].astype(">f8")
+        for _ in range(2):
+            optimizer.update(params, {"a": np.ones(3)})
+        assert optimizer.accumulated["a"].dtype.isnative
+        assert_array_equal(optimizer.accumulated["a"], np.ones(3))
+        assert_array_equal(params["a"], np.zeros(3))

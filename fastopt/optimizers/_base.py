@@ -250,7 +250,7 @@ class Optimizer(Optioned):
     def _fits(self, key: Any, array: NDArray[Any], params: Mapping[Any, Any]) -> bool:
         """Tell whether a used sum is one for a parameter as it is now, which is not frozen."""
         p = np.asarray(params[key])
-        is_like = array.shape == p.shape and array.dtype.type is p.dtype.type
+        is_like = array.shape == p.shape and array.dtype == p.dtype.newbyteorder("=")
         return is_like and self._row_of(key) != FROZEN
 
     def _take_sums_back(self, sums: State | None) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 __all__ = [
-    "MAX_COUNT", "bound", "count", "fraction", "mapping_of_arrays", "non_negative",
-    "one_of", "optional", "positive", "switch", "whole",
+    "MAX_COUNT", "bound", "count", "dict_of_arrays", "fraction", "non_negative", "one_of",
+    "optional", "positive", "switch", "whole",
 ]  # fmt: skip
 
 MAX_COUNT = 2.0**53 - 1.0
@@ -120,7 +120,7 @@ def one_of(*words: str) -> Callable[[str, Any], str]:
     return check_word
 
 
-def mapping_of_arrays(name: str, value: Any) -> dict[Any, Any]:
+def dict_of_arrays(name: str, value: Any) -> dict[Any, Any]:
     """Accept a dict, as it is."""
     if type(value) is not dict:
         raise TypeError(f"{name} must be a dict of arrays by key, got {value!r}")

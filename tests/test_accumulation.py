@@ -7,7 +7,7 @@ from collections import UserDict
 import numpy as np
 import pytest
 from helpers.arrays import assert_same_bits, lay_out
-from helpers.errors import assert_unchanged, contents, snapshot, step_refused
+from helpers.errors import Refusing, assert_unchanged, contents, snapshot, step_refused
 from helpers.marks import both, every_dtype
 from helpers.options import Pair, draw_grads, draw_params
 from numpy.testing import assert_array_equal
@@ -308,19 +308,6 @@ def test_any_mapping_of_gradients_will_do(package):
 
 
 # --- errors ---
-
-
-class Refusing(dict):
-    """A dict that takes so many items anew, and then refuses one."""
-
-    most = 99
-
-    def __setitem__(self, key, value):
-        if self.most == 0:
-            self.most = 99
-            raise TypeError(f"{key!r} stays as it is")
-        self.most -= 1
-        super().__setitem__(key, value)
 
 
 class Interrupting(dict):

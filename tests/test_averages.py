@@ -7,7 +7,7 @@ from types import MappingProxyType
 import numpy as np
 import pytest
 from helpers.arrays import assert_same_bits
-from helpers.errors import assert_same_contents, contents, refused, step_refused
+from helpers.errors import Refusing, assert_same_contents, contents, refused, step_refused
 from helpers.marks import both, every_dtype
 from helpers.options import Pair, draw_grads, draw_params
 from numpy.testing import assert_array_equal
@@ -240,19 +240,6 @@ def test_context_wants_the_parameters(package):
         optimizer.averaged([1.0])
     assert bits(params) == before
     optimizer.update(params, dict.fromkeys(params))
-
-
-class Refusing(dict):
-    """A dict that takes so many items anew, and then refuses one."""
-
-    most = 99
-
-    def __setitem__(self, key, value):
-        if self.most == 0:
-            self.most = 99
-            raise TypeError(f"{key!r} stays as it is")
-        self.most -= 1
-        super().__setitem__(key, value)
 
 
 @both

@@ -29,13 +29,12 @@ class Optimizer(Optioned):
     """An optimizer whose steps are compiled: a rule of the kernels, and a dict for each state."""
 
     _stepper: Stepper = internal(in_each_step=True)
-    _rows: tuple[Coefficients, ...] | None = internal(
-        in_each_step=True
-    )  # as long as they stay the same
-    _setup: Any = internal(in_each_step=True)  # likewise a Setup
-    _varying: Any = internal(
-        in_each_step=True
-    )  # numbers that are new in each step, if that is all that is
+    # Coefficients, as long as they stay the same
+    _rows: tuple[Coefficients, ...] | None = internal(in_each_step=True)
+    # What else a step is told, where it is no more than a call of the stepper
+    _setup: Setup | None = internal(in_each_step=True)
+    # Numbers that are new in each step, and its setup, where that is all there is to it
+    _varying: tuple[Any, Setup] | None = internal(in_each_step=True)
     _spare: State = internal()  # arrays of sums that were used
 
     def __init_subclass__(cls) -> None:

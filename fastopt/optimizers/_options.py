@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from fastopt._checks import (
     bound,
     count,
+    dict_of_arrays,
     fraction,
-    mapping_of_arrays,
     non_negative,
     one_of,
     optional,
@@ -79,10 +79,10 @@ class Optioned(Declared):
     norm: float | None = internal(check=optional(bound))
     """Euclidean norm of all gradients of the last step, before clipping, if it was measured."""
 
-    average: State = internal(check=mapping_of_arrays)
+    average: State = internal(check=dict_of_arrays)
     """Moving averages of the parameters by key, with `ema`."""
 
-    accumulated: State = internal(check=mapping_of_arrays)
+    accumulated: State = internal(check=dict_of_arrays)
     """Sums of gradients by key that are yet to be used, with `accumulate`."""
 
     _is_averaged: bool = internal(False)

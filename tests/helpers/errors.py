@@ -1,4 +1,7 @@
-"""What an error must leave alone: the objects that dicts hold, their bytes, counters, settings."""
+"""What an error must leave alone: the objects that dicts hold, their bytes, counters, settings.
+
+And a dict that gives rise to one.
+"""
 
 import contextlib
 
@@ -72,3 +75,16 @@ def step_refused(exception, message, optimizer, params, grads):
     with pytest.raises(exception, match=message) as caught:
         yield caught
     assert_unchanged(before, optimizer, params, grads)
+
+
+class Refusing(dict):
+    """A dict that takes so many items anew, and then refuses one."""
+
+    most = 99
+
+    def __setitem__(self, key, value):
+        if self.most == 0:
+            self.most = 99
+            raise TypeError(f"{key!r} stays as it is")
+        self.most -= 1
+        super().__setitem__(key, value)

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+Check = TypeVar("Check", bound=Callable[[str, Any], Any])
+
 __all__ = [
     "MAX_COUNT", "bound", "count", "dict_of_arrays", "fraction", "non_negative", "one_of",
-    "optional", "positive", "switch", "whole",
+    "optional", "positive", "switch", "takes", "whole",
 ]  # fmt: skip
 
 MAX_COUNT = 2.0**53 - 1.0
@@ -43,6 +45,17 @@ def _is_number(value: Any) -> bool:
     return hasattr(type(value), "__float__") or hasattr(type(value), "__index__")
 
 
+def takes(least: float, below: float) -> Callable[[Check], Check]:
+    """Note of a check, as its attribute `takes`, which floats it accepts as they are."""
+
+    def note(check: Check) -> Check:
+        check.takes = (least, below)  # type: ignore[attr-defined]
+        return check
+
+    return note
+
+
+@takes(0.0, math.inf)
 def non_negative(name: str, value: Any) -> float:
     """Accept a finite number ≥ 0."""
     number = _as_float(name, value)
@@ -51,6 +64,7 @@ def non_negative(name: str, value: Any) -> float:
     return number
 
 
+@takes(0.0, 1.0)
 def fraction(name: str, value: Any) -> float:
     """Accept a number in [0, 1)."""
     number = _as_float(name, value)
@@ -67,6 +81,7 @@ def count(name: str, value: Any) -> int:
     return int(number)
 
 
+@takes(math.ulp(0.0), math.inf)
 def positive(name: str, value: Any) -> float:
     """Accept a number > 0; infinity is one."""
     number = _as_float(name, value)
@@ -75,6 +90,7 @@ def positive(name: str, value: Any) -> float:
     return number
 
 
+@takes(-math.inf, math.inf)
 def bound(name: str, value: Any) -> float:
     """Accept a number that is not NaN; infinities are numbers."""
     number = _as_float(name, value)
@@ -86,6 +102,7 @@ def bound(name: str, value: Any) -> float:
 def optional(check: Callable[[str, Any], float]) -> Callable[[str, Any], float | None]:
     """Accept None, and what a check accepts."""
 
+    @takes(*check.takes)  # type: ignore[attr-defined]
     def check_unless_none(name: str, value: Any) -> float | None:
         return None if value is None else check(name, value)
 

@@ -14,8 +14,6 @@ class Setup:
     @property
     def states(self) -> tuple[dict[Any, Any], ...]: ...
     @property
-    def options(self) -> tuple[tuple[float, ...] | None, ...]: ...
-    @property
     def has_average(self) -> bool: ...
     @property
     def has_sums(self) -> bool: ...
@@ -30,7 +28,6 @@ class Setup:
     def __new__(
         cls,
         states: tuple[dict[Any, Any], ...],
-        options: tuple[tuple[float, ...] | None, ...] = (),
         has_average: bool = False,
         has_sums: bool = False,
         adds: bool = False,
@@ -42,6 +39,7 @@ class Setup:
 
 @final
 class Stepper:
+    flushes: bool
     @property
     def rule_name(self) -> str: ...
     @property
@@ -67,4 +65,5 @@ class Stepper:
         as_of: int,
         flush: bool,
         owner: object = None,
+        options: tuple[tuple[float, ...] | None, ...] = (),
     ) -> float | bool | None: ...

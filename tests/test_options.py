@@ -226,7 +226,7 @@ def test_numbers_are_rounded_once_from_double():
 
 # --- neutrality ---
 
-NEUTRAL = (1.0, inf, 0.0, 1.0, -inf, inf)
+NEUTRAL = (1.0, inf, 0.0, 1.0, -inf, inf, 0.0)
 
 
 def special(dtype):
@@ -244,11 +244,12 @@ def stepped(row, dtype, options, has_average=False, steps=3):
     optimizer, params = row.compiled(**row.settings), {"p": p}
     states = tuple({} for _ in row.states)
     average = {"p": np.zeros_like(p)} if has_average else None
-    setup = Setup((*states, average) if has_average else states, options, has_average)
+    setup = Setup((*states, average) if has_average else states, has_average)
     stepper = Stepper(optimizer._rule_name)
     for t in range(steps):
         rows = (optimizer._coefficients(t + 1.0),)
-        stepper.step(params, {"p": g if t % 2 == 0 else -g[::-1].copy()}, setup, rows, -1, False)
+        grads = {"p": g if t % 2 == 0 else -g[::-1].copy()}
+        stepper.step(params, grads, setup, rows, -1, False, None, options)
     return [p, *(state["p"] for state in states)], average
 
 
@@ -258,7 +259,7 @@ def stepped(row, dtype, options, has_average=False, steps=3):
 def test_neutral_options_change_no_bit(row, dtype, one_minus_ema):
     """Of the variants that have them; the bare one is what an optimizer without options takes."""
     bare, _ = stepped(row, dtype, ())
-    options = ((*NEUTRAL, one_minus_ema or 0.0),)
+    options = ((*NEUTRAL[:-1], one_minus_ema or 0.0),)
     got, _ = stepped(row, dtype, options, one_minus_ema is not None)
     for ours, theirs in zip(got, bare, strict=True):
         assert_same_bits(ours, theirs, row.name)
@@ -268,7 +269,7 @@ def test_neutral_options_change_no_bit(row, dtype, one_minus_ema):
 @pytest.mark.parametrize("place", range(6))
 def test_options_that_are_not_neutral_do_change_bits(dtype, place):
     """Each of them, so that the test above has something to find."""
-    options = [*NEUTRAL, 0.0]
+    options = [*NEUTRAL]
     options[place] = (0.5, 0.25, 0.125, 0.5, 0.25, -0.25)[place]
     (bare, *_), _ = stepped(ROWS["SGD"], dtype, ())
     (got, *_), _ = stepped(ROWS["SGD"], dtype, (tuple(options),))
@@ -303,20 +304,20 @@ def test_options_that_are_off_take_the_bare_kernels(row):
     params = {"a": np.ones(5), "b": np.ones(3)}
     grads = {"a": np.ones(5), "b": np.ones(3)}
 
-    def setup_of(**options):
+    def told(**options):
         optimizer = row.compiled(**{"weight_decay": 0.0, **options})
         optimizer.update(params, grads)
-        return optimizer._setup or optimizer._varying[1]
+        return optimizer._told[:2]
 
     neutral = {"clip_value": inf, "low": -inf, "high": inf}
     for options in ({}, neutral, {"groups": {"a": {"lr_scale": 0.5}, "b": neutral}}):
-        setup = setup_of(**options)
-        assert setup.options == ()
+        setup, options_of_rows = told(**options)
+        assert options_of_rows == ()
         assert [setup.has_average, setup.has_sums, setup.measures] == [False] * 3
-    setup = setup_of(groups={"a": {"clip_value": 0.5}})
-    assert setup.options == (None, (1.0, 0.5, 0.0, 1.0, -inf, inf, 0.0))
-    assert setup_of(ema=0.75).options == ((*NEUTRAL, 0.25),)
-    assert setup_of(clip_norm=1.0).measures
+    _, options_of_rows = told(groups={"a": {"clip_value": 0.5}})
+    assert options_of_rows == (None, (1.0, 0.5, 0.0, 1.0, -inf, inf, 0.0))
+    assert told(ema=0.75)[1] == ((*NEUTRAL[:-1], 0.25),)
+    assert told(clip_norm=1.0)[0].measures
 
 
 # --- how options are given ---

@@ -17,7 +17,7 @@
 # there a step begins with copies of the dicts, which nobody else has.
 
 from cpython.dict cimport PyDict_Copy
-from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from cython cimport final
 from fastopt._entries cimport GRAD, PARAM, STATE, Entries, Entry
 from fastopt._kernels cimport kernels
@@ -148,16 +148,13 @@ rules = {
 
 @final
 cdef class Setup:
-    """What a step is, beside parameters, gradients and coefficients; never changed.
+    """What a step is, beside parameters, gradients and numbers; never changed.
 
     Parameters
     ----------
     states : tuple of dict
         One for each state of the rule, then the averages and the sums, if there are any; entries
         for new keys are added.
-    options : tuple of (tuple of float or None)
-        For each row of coefficients: scale, limit, decay, shrink, low, high, 1 - ema; None where
-        all are neutral. Empty where all rows' are.
     has_average, has_sums : bool
         Whether averages are kept, and gradients summed over several calls.
     adds : bool
@@ -174,42 +171,24 @@ cdef class Setup:
     """
 
     cdef readonly tuple states
-    cdef readonly tuple options
     cdef readonly bint has_average
     cdef readonly bint has_sums
     cdef readonly bint adds
     cdef readonly bint measures
     cdef readonly bint has_groups
     cdef readonly long long calls
-    cdef Row* rows
 
     def __cinit__(
-        self, tuple states, tuple options=(), bint has_average=False, bint has_sums=False,
-        bint adds=False, bint measures=False, bint has_groups=False, long long calls=0,
+        self, tuple states, bint has_average=False, bint has_sums=False, bint adds=False,
+        bint measures=False, bint has_groups=False, long long calls=0,
     ):
-        cdef Py_ssize_t i
-        self.states, self.options = states, options
+        self.states = states
         self.has_average, self.has_sums, self.adds = has_average, has_sums, adds
         self.measures, self.has_groups, self.calls = measures, has_groups, calls
-        if not options:
-            return
-        self.rows = <Row*> PyMem_Malloc(len(options) * sizeof(Row))
-        if self.rows == NULL:
-            raise MemoryError()
-        for i in range(len(options)):
-            self.rows[i] = NEUTRAL
-            if options[i] is not None:
-                scale, limit, decay, shrink, low, high, one_minus_ema = options[i]
-                self.rows[i] = as_row(
-                    Options(scale, limit, decay, shrink, low, high), one_minus_ema, False
-                )
-
-    def __dealloc__(self):
-        PyMem_Free(self.rows)
 
     def __reduce__(self):
         return Setup, (
-            self.states, self.options, self.has_average, self.has_sums, self.adds, self.measures,
+            self.states, self.has_average, self.has_sums, self.adds, self.measures,
             self.has_groups, self.calls,
         )
 
@@ -233,6 +212,7 @@ cdef class Stepper:
     cdef shared_int n_calls    # since, which have added their gradients
     cdef shared_int n_known    # those of them that needed no further check
     cdef shared_int n_checked  # entries that were checked, in all steps
+    cdef public bint flushes   # subnormal numbers, whatever the caller of a step says
     cdef shared_int busy       # the process generation in which a step began, or 0
     cdef unsigned long owner   # the thread that is in it
     cdef bint is_settled       # overlaps and plan are those of the entries as described
@@ -242,6 +222,9 @@ cdef class Stepper:
     cdef double* rows          # and as the kernels read them
     cdef Py_ssize_t n_rows
     cdef Py_ssize_t rows_capacity
+    cdef tuple given_options   # of the rows
+    cdef Row* options          # and as the kernels read them
+    cdef Py_ssize_t options_capacity
     cdef Py_ssize_t bytes_moved
     cdef Job* jobs             # of the step under way, if it is for several threads
     cdef Py_ssize_t n_jobs
@@ -255,9 +238,11 @@ cdef class Stepper:
         self.entries = Entries(rules[rule][1][STATE:])
         self.n_steps, self.n_calls = steps, calls
         self.work.rule = self.rule
+        self.given_options = ()
 
     def __dealloc__(self):
         PyMem_Free(self.rows)
+        PyMem_Free(self.options)
         PyMem_Free(self.jobs)
         PyMem_Free(self.blocks)
 
@@ -303,8 +288,8 @@ cdef class Stepper:
         store(&self.busy, 0)
 
     def step(
-        self, params, grads, Setup setup not None, tuple rows, long long as_of, bint flush,
-        owner=None,
+        self, params, grads, Setup setup not None, tuple rows not None, long long as_of,
+        bint flush, owner=None, tuple options not None=(),
     ):
         """Update all parameters and states in place.
 
@@ -313,7 +298,7 @@ cdef class Stepper:
         params, grads : mapping
             What `update` of the optimizers takes.
         setup : Setup
-            States and options.
+            States, and what kind of step it is.
         rows : tuple of tuple of float
             Rows of coefficients, each in the order in which the rule reads them.
         as_of : int
@@ -325,6 +310,9 @@ cdef class Stepper:
             Says of a new key, by ``_beginning_of(state, key)``, how a state begins (a number, or
             None for a copy of the parameter), and by ``_row_of(key)`` which row is its, where there
             are several; zeros and the first row without one.
+        options : tuple of (tuple of float or None)
+            For each row of coefficients: scale, limit, decay, shrink, low, high, 1 - ema; None where
+            all are neutral. Empty where all rows' are.
 
         Returns
         -------
@@ -332,7 +320,9 @@ cdef class Stepper:
             Where gradients were measured, their norm; False if the owner has decided against the
             step, with which nothing has changed.
         """
-        cdef float_mode mode = get_float_mode() | FLUSH if flush else get_float_mode()
+        cdef float_mode mode = get_float_mode()
+        if flush or self.flushes:
+            mode |= FLUSH
         self.begin()
         try:
             if 0 <= as_of != load(&self.n_steps):
@@ -345,6 +335,10 @@ cdef class Stepper:
                 )
             if rows is not self.given_rows:
                 self.set_rows(rows)
+            if options is not self.given_options:
+                self.set_options(options)
+            if options and len(options) != self.n_rows:
+                raise TypeError(f"{self.n_rows} rows want options each, or none at all")
             if setup is not self.setup:
                 self.set_up(setup)
             norm = self.take(params, grads, owner, mode)
@@ -373,11 +367,9 @@ cdef class Stepper:
             raise TypeError(f"rule {self.rule_name} has states {names}")
         if names != self.entries.state_names:
             self.entries, self.is_settled = Entries(names), False
-        self.work.options = setup.rows
         self.work.has_average, self.work.adds = setup.has_average, setup.adds
         self.work.sum = self.entries.n_operands - 1 if setup.has_sums else NO_SUM
         self.work.is_measured = setup.measures
-        self.work.is_plain = setup.rows == NULL and not (setup.has_sums or setup.measures)
         if not setup.measures:
             self.set_factors(1.0)
         self.setup = setup
@@ -424,6 +416,26 @@ cdef class Stepper:
         self.given_rows, self.n_rows = rows, len(rows)
         return 0
 
+    cdef int set_options(self, tuple options) except -1:
+        """Copy the options of the rows."""
+        cdef Py_ssize_t i
+        cdef Row* to
+        self.given_options = None
+        if len(options) > self.options_capacity:
+            to = <Row*> PyMem_Realloc(self.options, len(options) * sizeof(Row))
+            if to == NULL:
+                raise MemoryError()
+            self.options, self.options_capacity = to, len(options)
+        for i in range(len(options)):
+            self.options[i] = NEUTRAL
+            if options[i] is not None:
+                scale, limit, decay, shrink, low, high, one_minus_ema = <tuple?> options[i]
+                self.options[i] = as_row(
+                    Options(scale, limit, decay, shrink, low, high), one_minus_ema, False
+                )
+        self.given_options = options
+        return 0
+
     cdef object take(self, params, grads, owner, float_mode mode):
         """Update all, once everything is known or checked."""
         cdef Py_ssize_t n_unknown
@@ -442,6 +454,10 @@ cdef class Stepper:
         if is_new:
             self.settle(params, seen_states, owner)
         self.work.rows, self.work.jobs = self.rows, self.jobs
+        self.work.options = self.options if self.given_options else NULL
+        self.work.is_plain = self.work.options == NULL and not (
+            self.setup.has_sums or self.setup.measures
+        )
         if self.setup.measures:
             norm = self.measure(owner, mode)
             if norm is False:

@@ -7,7 +7,7 @@ mathematics says is in `fastopt.reference`, which equals these bit for bit.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from fastopt import _subnormals
 from fastopt._step import Setup, Stepper, rules
 from fastopt.optimizers._declared import Coefficients, State, internal
 from fastopt.optimizers._groups import FROZEN
-from fastopt.optimizers._options import Optioned, option_row
+from fastopt.optimizers._options import Following, Optioned, Options
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -31,10 +31,9 @@ class Optimizer(Optioned):
     _stepper: Stepper = internal(in_each_step=True)
     # Coefficients, as long as they stay the same
     _rows: tuple[Coefficients, ...] | None = internal(in_each_step=True)
-    # What else a step is told, where it is no more than a call of the stepper
-    _setup: Setup | None = internal(in_each_step=True)
-    # Numbers that are new in each step, and its setup, where that is all there is to it
-    _varying: tuple[Any, Setup] | None = internal(in_each_step=True)
+    # What else a step is told, where it is no more than a call of the stepper, and what gives its
+    # numbers where they are groups' or schedules'
+    _told: tuple[Setup, Options, Following | None] | None = internal(in_each_step=True)
     _spare: State = internal()  # arrays of sums that were used
 
     def __init_subclass__(cls) -> None:
@@ -61,7 +60,7 @@ class Optimizer(Optioned):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        state |= {"_rows": None, "_setup": None, "_varying": None}
+        state |= {"_rows": None, "_told": None}
         state["_kept"]["_spare"] = {}
         return state
 
@@ -70,8 +69,7 @@ class Optimizer(Optioned):
         if name == "groups":
             self._stepper.forget()  # which row is whose
         self._put("_rows", None)
-        self._put("_setup", None)
-        self._put("_varying", None)
+        self._put("_told", None)
 
     def update(self, params: MutableMapping[Any, Any], grads: Mapping[Any, Any]) -> None:
         """Take one step: change every parameter, and the state, in place.
@@ -125,30 +123,18 @@ class Optimizer(Optioned):
         >>> params["W"].tolist(), params["scale"], params["frozen"].tolist()
         ([[0.75, 0.75], [0.75, 0.75]], 2.0, [0.0, 0.0, 0.0])
         """
-        setup, rows, t = self._setup, self._rows, -1  # each read once: others may set them
-        if setup is None:
-            self._step_and_follow(params, grads)
-            return
-        stepper = self._stepper
-        if rows is None:
-            t = stepper.steps
-            rows = (self._coefficients(t + 1.0),)  # a float: powers of it are faster
-        norm = stepper.step(params, grads, setup, rows, t, _subnormals.flushes, self)
-        if norm is not None:
-            self._note(norm)
-
-    def _step_and_follow(self, params: MutableMapping[Any, Any], grads: Mapping[Any, Any]) -> None:
-        """Take a step whose numbers are those of groups or schedules, or one that needs more."""
-        varying = self._varying
-        if varying is None:
+        told, rows, t = self._told, self._rows, -1  # each read once: others may set them
+        if told is None:
             self._prepare_and_step(params, grads)
             return
-        stepper, (numbers, setup) = self._stepper, varying
-        t = stepper.steps
-        coefficients = self._coefficients_of(numbers.at(t), t + 1.0)
-        if numbers.options_vary:
-            setup = self._new_setup(numbers.rows)
-        norm = stepper.step(params, grads, setup, coefficients, t, _subnormals.flushes, self)
+        stepper, (setup, options, following) = self._stepper, told
+        if rows is None:
+            t = stepper.steps
+            if following is None:
+                rows = (self._coefficients(t + 1.0),)  # a float: powers of it are faster
+            else:
+                rows, options = following(t, options)
+        norm = stepper.step(params, grads, setup, rows, t, _subnormals.flushes, self, options)
         if norm is not None:
             self._note(norm)
 
@@ -162,23 +148,24 @@ class Optimizer(Optioned):
         stepper, numbers = self._stepper, self._numbers()
         t, n_calls = stepper.steps, stepper.calls + 1
         rows = numbers.at(t)
-        coefficients = self._coefficients_of(rows, t + 1.0)
+        coefficients = self._coefficients_of(numbers, t + 1.0)
         scalars = self._next_scalars_of(rows[0], t + 1)  # it may raise
         adds, sums, spare = n_calls < self.accumulate, None, {}
         if adds or n_calls > 1:
             sums = self._sums(params, grads, n_calls)
             grads = grads if adds else _without_none(grads, params, sums)
             spare = {} if adds else self._cleared(sums, params)
-        setup = self._new_setup(rows, n_calls, sums, adds)
+        setup, options = self._new_setup(n_calls, sums, adds), numbers.options(n_calls)
         is_constant = self._is_constant and not numbers.vary
-        is_fixed = is_constant or not (numbers.vary or len(rows) > 1)
+        is_own = len(rows) == 1 and not numbers.vary
+        following = None if is_own else numbers.following
         self._put("_deciding", (rows, n_calls))
         if sums is None and not self._scalars:
             self._put("_rows", coefficients if is_constant else None)
-            self._put("_setup", setup if is_fixed else None)
-            self._put("_varying", None if is_fixed else (numbers, setup))
+            self._put("_told", (setup, options, following))
+        flush = _subnormals.flushes
         try:
-            norm = stepper.step(params, grads, setup, coefficients, t, _subnormals.flushes, self)
+            norm = stepper.step(params, grads, setup, coefficients, t, flush, self, options)
         except BaseException:
             self._was_set("")
             self._take_sums_back(sums)
@@ -202,21 +189,18 @@ class Optimizer(Optioned):
         else:
             self._put("norm", norm)
 
-    def _new_setup(
-        self, rows: Sequence[Any], n_calls: int = 1, sums: State | None = None, adds: bool = False
-    ) -> Setup:
-        """Return what the stepper is told beside the coefficients."""
+    def _new_setup(self, n_calls: int, sums: State | None, adds: bool) -> Setup:
+        """Return what the stepper is told beside the numbers."""
         dicts = [getattr(self, name) for name in self._states]
         averages = self.ema is not None
         if averages:
             dicts.append(self.average)
         if sums is not None:
             dicts.append(sums)
-        options = tuple([option_row(row, n_calls) for row in rows])
         measures = self._numbers().are_measured and not (adds and self.nonfinite == "propagate")
         return Setup(
-            tuple(dicts), options if any(options) else (), averages, sums is not None, adds,
-            measures, len(self.groups) > 0, n_calls - 1,
+            tuple(dicts), averages, sums is not None, adds, measures, len(self.groups) > 0,
+            n_calls - 1,
         )  # fmt: skip
 
     def _sums(

@@ -10,8 +10,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from math import inf, sqrt
-from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,15 +38,21 @@ from fastopt.optimizers._declared import (
 )
 from fastopt.optimizers._groups import FROZEN, Groups
 
-__all__ = ["NEUTRAL", "OptionRow", "Optioned", "option_row"]
+__all__ = ["NEUTRAL", "Following", "OptionRow", "Optioned", "Options", "option_row"]
 
 OptionRow = tuple[float, ...]
 """Numbers of a group's options in the order in which kernels and twins read them: scale, limit,
 decay, shrink, low, high, 1 - ema."""
 
+Options = tuple[OptionRow | None, ...]
+"""Of each row, None where they are neutral; nothing where all rows' are."""
+
+Following = Callable[[int, Options], tuple[tuple[Coefficients, ...], Options]]
+"""Returns coefficients and options of the step after t completed ones, given t and the options."""
+
 _OPTIONS_OF_A_ROW = {"weight_decay", "low", "high", "clip_value", "ema"}
 
-NEUTRAL = (1.0, inf, 0.0, 1.0, -inf, inf)
+NEUTRAL: OptionRow = (1.0, inf, 0.0, 1.0, -inf, inf, 0.0)
 
 
 class Optioned(Declared):
@@ -151,7 +156,9 @@ class Optioned(Declared):
         row = 0 if key is None else self.groups.row_of(key)  # type: ignore[attr-defined]
         if row == FROZEN:
             return {"frozen": True}
-        return dict(vars(self._numbers().at(self.iter)[row]))
+        numbers = self._numbers()
+        numbers.at(self.iter)
+        return {name: getattr(numbers.rows[row], name) for name in numbers.names[row]}
 
     def _row_of(self, key: Any) -> int:
         """Return the number of a key's row; FROZEN where its group is."""
@@ -161,13 +168,12 @@ class Optioned(Declared):
         """Raise a ValueError for a pattern that matches no key, nor did before."""
         self.groups.check_matched(keys)  # type: ignore[attr-defined]
 
-    def _coefficients_of(self, rows: Sequence[Any], t: float) -> tuple[Coefficients, ...]:
-        """Return each row's coefficients for step t, counted from 1."""
+    def _coefficients_of(self, numbers: _Numbers, t: float) -> tuple[Coefficients, ...]:
+        """Return each row's coefficients for step t, counted from 1, by the scalars as they are."""
         for name in self._scalars:
-            for row in rows:
+            for row in numbers.rows:
                 setattr(row, name, getattr(self, name))
-        compute = type(self)._coefficients
-        return (compute(rows[0], t), *[compute(row, t) for row in rows[1:]])
+        return numbers.coefficients(t)
 
     def _next_scalars_of(self, row: Any, t: int) -> Mapping[str, float]:
         """Return what the scalars are after step t, of the numbers of a row."""
@@ -250,17 +256,52 @@ def _factor(limit: float | None, square: float, n_calls: int) -> float:
     return limit / norm if limit is not None and norm > limit else 1.0
 
 
-def option_row(numbers: Any, n_calls: int) -> OptionRow | None:
-    """Return what a row's options do to a mean of so many gradients; None if that is nothing."""
+def option_row(numbers: Any, n_calls: int) -> OptionRow:
+    """Return what a row's options do to a mean of so many gradients."""
     scale = (-1.0 if numbers.maximize else 1.0) / n_calls
-    limit = inf if numbers.clip_value is None else numbers.clip_value
+    limit, ema = numbers.clip_value, numbers.ema
     decay, shrink = numbers.weight_decay, 1.0
     if numbers.decoupled:
-        decay, shrink = 0.0, 1.0 - numbers.lr * numbers.weight_decay
-    row = (scale, limit, decay, shrink, numbers.low, numbers.high)
-    if numbers.ema is None:
-        return None if row == NEUTRAL else (*row, 0.0)
-    return (*row, 1.0 - numbers.ema)
+        decay, shrink = 0.0, 1.0 - numbers.lr * decay
+    return (
+        scale, inf if limit is None else limit, decay, shrink, numbers.low, numbers.high,
+        0.0 if ema is None else 1.0 - ema,
+    )  # fmt: skip
+
+
+class _Row:
+    """The numbers of one row, by name: of the keys in no group, or of a group's.
+
+    Nobody asks for its ``__dict__``: reading the numbers stays twice as fast.
+    """
+
+    if TYPE_CHECKING:
+        lr: float
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    def __init__(self, numbers: Mapping[str, Any]) -> None:
+        for name, number in numbers.items():
+            setattr(self, name, number)
+
+
+class _Schedule(NamedTuple):
+    """A setting that is a schedule, and the rows that it is of."""
+
+    name: str
+    value: Callable[[int], Any]
+    check: Callable[[str, Any], Any]
+    where: str
+    rows: list[_Row]
+
+    def checked(self, number: Any, t: int) -> float:
+        """Return what the schedule returned for t as the setting takes it."""
+        try:
+            if number is None:
+                raise TypeError(f"{self.where} must be a number, got None")
+            return self.check(self.where, number)  # type: ignore[no-any-return]
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{error}, from its schedule at t = {t}") from None
 
 
 class _Numbers:
@@ -281,26 +322,17 @@ class _Numbers:
         names = [name for name in optimizer._settings if name != "groups"]
         own = {name: getattr(optimizer, name) for name in names}
         groups = optimizer.groups.rows
-        self.rows = [
-            SimpleNamespace(**{**own, **settings})
-            for settings in ({}, *(each for _, each in groups))
-        ]
+        settings = [own, *({**own, **settings} for _, settings in groups)]
+        self.names = [[*each] for each in settings]
+        self.rows = [_Row(each) for each in settings]
+        self._compute = type(optimizer)._coefficients
         self._where = ["", *(f"groups[{pattern!r}]: " for pattern, _ in groups)]
         self._scaled = [row for row in self.rows if hasattr(row, "lr_scale")]
-        checks = {name: each.check for name, each in optimizer._settings.items()}
-        checks["lr_scale"] = non_negative
-        found: dict[tuple[int, str], tuple[str, Callable[[int], Any], Any, list[Any], str]] = {}
-        for row, where in zip(self.rows, self._where, strict=True):
-            for name, value in vars(row).items():
-                if callable(value):
-                    found.setdefault(
-                        (id(value), name), (name, value, checks[name], [], where + name)
-                    )[3].append(vars(row))
-        self._schedules = [*found.values()]
-        varying = {name for name, *_ in self._schedules}
+        self.schedules = self._found_schedules(optimizer._settings)
+        varying = {schedule.name for schedule in self.schedules}
         decays = any(row.decoupled and row.weight_decay != 0 for row in self.rows)
         self.vary = bool(varying)
-        self.options_vary = bool(varying & _OPTIONS_OF_A_ROW) or (
+        self._options_vary = bool(varying & _OPTIONS_OF_A_ROW) or (
             decays and bool(varying & {"lr", "lr_scale"})
         )
         self._bounds_vary = bool(varying & {"low", "high"})
@@ -314,24 +346,65 @@ class _Numbers:
         for row in self.rows:
             if row.clip_norm is not None and row.clip_global_norm is not None:
                 raise ValueError("clip_norm and clip_global_norm exclude each other: set one")
+        is_simple = len(self.rows) == len(self.schedules) == 1 and not self._bounds_vary
+        self.following: Following = self._simply_following() if is_simple else self._following
 
-    def at(self, t: int) -> list[Any]:
+    def _found_schedules(self, declared: Mapping[str, Any]) -> list[_Schedule]:
+        """Return the settings that are schedules; one that several rows share is called once."""
+        checks = {name: each.check for name, each in declared.items()}
+        checks["lr_scale"] = non_negative
+        found: dict[tuple[int, str], _Schedule] = {}
+        for row, names, where in zip(self.rows, self.names, self._where, strict=True):
+            for name in names:
+                value = getattr(row, name)
+                if callable(value):
+                    new = _Schedule(name, value, checks[name], where + name, [])
+                    found.setdefault((id(value), name), new).rows.append(row)
+        return [*found.values()]
+
+    def at(self, t: int) -> list[_Row]:
         """Return the rows for the step after t completed ones."""
-        for name, schedule, check, rows, where in self._schedules:
-            number = schedule(t)
-            try:
-                number = check(where, number)
-                if number is None:
-                    raise TypeError(f"{where} must be a number, got None")
-            except (TypeError, ValueError) as error:
-                raise type(error)(f"{error}, from its schedule at t = {t}") from None
-            for row in rows:
-                row[name] = number
+        for schedule in self.schedules:
+            number = schedule.checked(schedule.value(t), t)
+            for row in schedule.rows:
+                setattr(row, schedule.name, number)
         if self._scaled:
             self._scale()
         if self._bounds_vary:
             self._check_bounds(f" at t = {t}")
         return self.rows
+
+    def coefficients(self, t: float) -> tuple[Coefficients, ...]:
+        """Return each row's coefficients for step t, counted from 1."""
+        return tuple([self._compute(row, t) for row in self.rows])
+
+    def options(self, n_calls: int) -> Options:
+        """Return each row's options, of a mean of so many gradients."""
+        options = [option_row(row, n_calls) for row in self.rows]
+        changing = tuple([None if row == NEUTRAL else row for row in options])
+        return changing if any(changing) else ()
+
+    def _following(self, t: int, options: Options) -> tuple[tuple[Coefficients, ...], Options]:
+        """Return coefficients and options of the step after t completed ones; these are given."""
+        self.at(t)
+        return self.coefficients(t + 1.0), self.options(1) if self._options_vary else options
+
+    def _simply_following(self) -> Following:
+        """Return the same for one schedule of one row: it is most schedules' case, and quicker."""
+        (row,), (schedule,), compute = self.rows, self.schedules, self._compute
+        name, number_at, options_vary = schedule.name, schedule.value, self._options_vary
+        least, below = schedule.check.takes  # type: ignore[attr-defined]
+
+        def following(t: int, options: Options) -> tuple[tuple[Coefficients, ...], Options]:
+            number = number_at(t)
+            if type(number) is not float or not least <= number < below:
+                number = schedule.checked(number, t)
+            setattr(row, name, number)
+            if options_vary:
+                options = (option_row(row, 1),)
+            return (compute(row, t + 1.0),), options
+
+        return following
 
     def _scale(self) -> None:
         for row in self._scaled:

@@ -85,7 +85,7 @@ class _Twin(Optioned):
         t, n_calls = count("iter", self.iter + 1), self._calls + 1
         numbers = self._numbers()
         rows = numbers.at(self.iter)
-        coefficients, scalars = self._coefficients_of(rows, t), self._next_scalars_of(rows[0], t)
+        coefficients, scalars = self._coefficients_of(numbers, t), self._next_scalars_of(rows[0], t)
         adds = n_calls < self.accumulate
         entries = self._entries(params, grads, adds)
         self._check_groups([*params])
@@ -149,9 +149,7 @@ class _Twin(Optioned):
     def _apply(self, entry: _Entry, step: _Step) -> None:
         """Take an entry through options and rule, each number rounded once to the entry's dtype."""
         p, g, states, cast = entry.p, entry.g, entry.state[: len(self._states)], entry.p.dtype.type
-        options = step.options
-        if options is None and step.factor != 1.0:
-            options = (*NEUTRAL, 0.0)
+        options = None if step.options == NEUTRAL and step.factor == 1.0 else step.options
         with np.errstate(all="ignore"):  # NaN and infinity are results here, not accidents
             if options is not None:
                 scale, limit, decay, shrink, low, high, one_minus_ema = map(
@@ -246,7 +244,7 @@ class _Step(NamedTuple):
     """The numbers of an entry's step."""
 
     coefficients: Coefficients
-    options: OptionRow | None
+    options: OptionRow
     factor: float
 
 

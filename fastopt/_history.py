@@ -1,0 +1,123 @@
+# What a training was like, step by step and evaluation by evaluation. Who measures it is `training`,
+# pictures are drawn by `plotting`.
+"""The history of a training."""
+
+from __future__ import annotations
+
+from math import nan
+from typing import Any
+
+import numpy as np
+
+from fastopt._checks import count
+
+__all__ = ["History"]
+
+_COLUMNS = ("epoch", "lr", "norm", "seconds")
+"""Of the table of steps, beside iteration and loss."""
+
+
+class History(dict[str, list[Any]]):
+    """The numbers of a `Trainer.fit`: a dict of lists, and two tables.
+
+    As a dict it has ``loss`` (of each step on its batch, before its update), ``iteration`` (the
+    steps after which it was evaluated), ``validation_loss``, ``validation_accuracy``, and each
+    metric as ``validation_`` and its name. A list of an evaluation stays empty if there is nothing
+    to put into it.
+
+    Attributes
+    ----------
+    began : int
+        Steps that the trainer had taken before.
+
+    Examples
+    --------
+    >>> import fastopt
+    >>> (x_train, t_train), test = fastopt.datasets.load_mnist()
+    >>> trainer = fastopt.Trainer(fastopt.MultiLayerNet(784, [30], 10, rng=0), fastopt.Adam(), rng=0)
+    >>> history = trainer.fit(x_train, t_train, epochs=2, validation=test)
+    >>> [*history.steps], len(history.steps["loss"])
+    (['iteration', 'epoch', 'loss', 'lr', 'norm', 'seconds'], 94)
+    >>> [*history.evaluations], history.evaluations["iteration"]
+    (['iteration', 'epoch', 'seconds', 'validation_loss', 'validation_accuracy'], [47, 94])
+    """
+
+    def __init__(self, began: int = 0) -> None:
+        super().__init__(loss=[], iteration=[], validation_loss=[], validation_accuracy=[])
+        self.began = began
+        self._steps: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
+        self._rows: list[dict[str, Any]] = []
+
+    @property
+    def steps(self) -> dict[str, list[Any]]:
+        """A column of each step's iteration, epoch, loss, learning rate, norm and seconds.
+
+        The norm is that of the gradients, where the optimizer measured it, else NaN; seconds are
+        those since the beginning of `fit`. The columns are of one length, as
+        ``pandas.DataFrame(history.steps)`` wants them.
+        """
+        n = min(map(len, self._steps.values()))
+        epoch, *others = (self._steps[name][:n] for name in _COLUMNS)
+        iteration = [*range(self.began + 1, self.began + n + 1)]
+        columns = [iteration, epoch, self["loss"][:n], *others]
+        return dict(zip(("iteration", "epoch", "loss", *_COLUMNS[1:]), columns, strict=True))
+
+    @property
+    def evaluations(self) -> dict[str, list[Any]]:
+        """A column of each evaluation's iteration, epoch, seconds, validation loss and metrics."""
+        names = dict.fromkeys(name for row in self._rows for name in row)
+        return {name: [row.get(name, nan) for row in self._rows] for name in names}
+
+    def add_evaluation(self, **numbers: Any) -> None:
+        """Add the numbers of an evaluation."""
+        self._rows.append(numbers)
+        for name, number in numbers.items():
+            if name not in _COLUMNS:
+                self.setdefault(name, []).append(number)
+
+    def level(self, epoch: int) -> None:
+        """Bring all columns to the length of their table, if something has come between two."""
+        n = len(self["loss"])
+        for name, values in self._steps.items():
+            values.extend([epoch if name == "epoch" else nan] * (n - len(values)))
+        for name in [*self]:
+            if name != "loss":
+                self[name][:] = [row[name] for row in self._rows if name in row]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what it holds, as plain data and arrays."""
+        return {
+            "began": self.began,
+            "steps": {
+                name: np.asarray(values, np.float64)
+                for name, values in [("loss", self["loss"]), *self._steps.items()]
+            },
+            "evaluations": [
+                {name: _plain(number) for name, number in row.items()} for row in self._rows
+            ],
+        }
+
+    @classmethod
+    def of_state(cls, state: Any) -> History:
+        """Return the history of a state; a ValueError says if it is none."""
+        try:
+            history = cls(count("began", state["began"]))
+            columns = {name: state["steps"][name] for name in ("loss", *_COLUMNS)}
+            if {values.shape for values in columns.values()} != {(len(columns["loss"]),)}:
+                raise ValueError("columns of steps of several lengths")
+            history["loss"].extend(columns.pop("loss").astype(np.float64).tolist())
+            for name, values in columns.items():
+                history._steps[name].extend(values.astype(np.float64).tolist())
+            history._steps["epoch"][:] = map(int, history._steps["epoch"])
+            for row in state["evaluations"]:
+                history.add_evaluation(**row)
+            if any(not {"iteration", "epoch", "validation_loss"} <= {*row} for row in history._rows):
+                raise ValueError("an evaluation without iteration, epoch or loss")
+        except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+            raise ValueError(f"the history of a trainer: {error!r}") from None
+        return history
+
+
+def _plain(number: Any) -> Any:
+    """Return a Python number for one of NumPy's; the rest as it is."""
+    return number.item() if isinstance(number, np.generic) else number

@@ -39,6 +39,8 @@ if TYPE_CHECKING:  # a type checker takes what follows, and what is imported abo
     from fastopt.layers import SoftmaxWithLoss as SoftmaxWithLoss
     from fastopt.nets import MultiLayerNet as MultiLayerNet
     from fastopt.nets import TwoLayerNet as TwoLayerNet
+    from fastopt.saving import load as load
+    from fastopt.saving import save as save
     from fastopt.training import Trainer as Trainer
 
 # What is not needed to take a step is imported when first used; layers may load scipy.
@@ -50,6 +52,8 @@ _LAZY = {
     "MultiLayerNet": "fastopt.nets",
     "TwoLayerNet": "fastopt.nets",
     "Trainer": "fastopt.training",
+    "load": "fastopt.saving",
+    "save": "fastopt.saving",
 }
 _LAZY_MODULES = ("datasets", "experiments", "plotting", "reference", "typing")
 

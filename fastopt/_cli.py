@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import os
 import signal
 import stat
@@ -525,11 +526,13 @@ def _table(comparison: Comparison) -> str:
 
 
 def _write_history(path: Path, columns: Mapping[str, Sequence[float]], first_step: int) -> None:
-    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
+    with replacing(path) as file:
+        text = io.TextIOWrapper(file, newline="", encoding="utf-8")
+        writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["step", *columns])
         rows = zip(*columns.values(), strict=True)
         writer.writerows([step, *row] for step, row in enumerate(rows, first_step))
+        text.detach()  # after which the file is still open
 
 
 def _print_files(args: argparse.Namespace, picture: bool = True) -> None:

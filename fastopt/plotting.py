@@ -432,8 +432,8 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     suffix = Path(path).suffix[1:].lower()
     if suffix not in FORMATS:
         raise ValueError(f"{os.fspath(path)!r} must end in .{', .'.join(FORMATS)}")
-    with replacing(path) as part, _looks(), _fixed_names():
-        figure.savefig(part, dpi=_DPI, format=suffix, metadata=_DATELESS.get(suffix))
+    with replacing(path) as file, _looks(), _fixed_names():
+        figure.savefig(file, dpi=_DPI, format=suffix, metadata=_DATELESS.get(suffix))
 
 
 @contextmanager

@@ -19,7 +19,7 @@ PUBLIC = {
     *(row.name for row in TABLE),
     "Affine", "Relu", "Sigmoid", "SoftmaxWithLoss", "Trainer", "MultiLayerNet", "TwoLayerNet",
     "numerical_gradient", "set_num_threads", "get_num_threads", "show_config",
-    "set_flush_subnormals", "get_flush_subnormals",
+    "set_flush_subnormals", "get_flush_subnormals", "save", "load",
     "datasets", "experiments", "plotting", "reference", "typing", "__version__",
 }  # fmt: skip
 TWINS = {name for name in PUBLIC if name[0].isupper()} - {"Trainer"} | {"numerical_gradient"}

@@ -1,6 +1,5 @@
 """Smoothing, the two pictures, and files that appear whole or not at all."""
 
-import os
 import subprocess
 import sys
 from itertools import pairwise
@@ -14,7 +13,6 @@ from matplotlib.text import Text
 
 import fastopt
 from fastopt import experiments, plotting
-from fastopt._files import replacing
 from fastopt.plotting import plot_losses, plot_trajectories, save, smooth_curve
 
 NAMES = ["SGD", "Momentum", "Nesterov", "AdaGrad", "RMSprop", "Adam"]
@@ -303,8 +301,8 @@ class TestSave:
         path.write_bytes(b"old")
         figure = plot_losses(losses(12))
 
-        def write_half(part, **_):
-            part.write_bytes(b"half")
+        def write_half(file, **_):
+            file.write(b"half")
             raise interruption
 
         monkeypatch.setattr(figure, "savefig", write_half)
@@ -321,48 +319,6 @@ class TestSave:
         with pytest.raises(ValueError, match=r"a\.xyz.* must end in \.png, .*\.pdf"):
             save(plot_losses(losses(12)), tmp_path / "a.xyz")
         assert list(tmp_path.iterdir()) == []
-
-
-class TestReplacing:
-    @pytest.mark.skipif(os.name != "posix", reason="permissions by umask")
-    def test_gives_a_file_the_usual_permissions(self, tmp_path):
-        (tmp_path / "plain").write_text("x")
-        with replacing(tmp_path / "replaced") as part:
-            part.write_text("x")
-        modes = {path.stat().st_mode for path in tmp_path.iterdir()}
-        assert len(modes) == 1
-
-    @pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
-    @pytest.mark.parametrize("mode", [0o600, 0o640, 0o755])
-    def test_keeps_the_permissions_of_what_it_replaces(self, mode, tmp_path):
-        path = tmp_path / "a"
-        path.write_text("old")
-        path.chmod(mode)
-        with replacing(path) as part:
-            part.write_text("new")
-            assert part.parent.stat().st_mode & 0o077 == 0
-        assert path.read_text() == "new"
-        assert path.stat().st_mode & 0o777 == mode
-
-    def test_other_hard_links_keep_the_old_content(self, tmp_path):
-        (tmp_path / "a").write_text("old")
-        (tmp_path / "b").hardlink_to(tmp_path / "a")
-        with replacing(tmp_path / "a") as part:
-            part.write_text("new")
-        assert (tmp_path / "a").read_text() == "new"
-        assert (tmp_path / "b").read_text() == "old"
-
-    def test_writes_through_a_link(self, tmp_path):
-        (tmp_path / "target").write_text("old")
-        link = tmp_path / "link"
-        try:
-            link.symlink_to("target")
-        except OSError:
-            pytest.skip("no symbolic links here")
-        with replacing(link) as part:
-            part.write_text("new")
-        assert link.is_symlink()
-        assert (tmp_path / "target").read_text() == "new"
 
 
 def test_drawing_needs_no_pyplot():

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 __all__ = [
-    "MAX_COUNT", "bound", "count", "dict_of_arrays", "fraction", "non_negative", "one_of",
-    "optional", "positive", "switch", "whole",
+    "MAX_COUNT", "any_number", "bound", "count", "dict_of_arrays", "finite", "finite_positive",
+    "fraction", "non_negative", "one_of", "optional", "positive", "switch", "whole",
 ]  # fmt: skip
 
 MAX_COUNT = 2.0**53 - 1.0
@@ -41,6 +41,27 @@ def _is_number(value: Any) -> bool:
     if isinstance(value, bool):
         return False
     return hasattr(type(value), "__float__") or hasattr(type(value), "__index__")
+
+
+def any_number(name: str, value: Any) -> float:
+    """Accept any number, NaN too."""
+    return _as_float(name, value)
+
+
+def finite(name: str, value: Any) -> float:
+    """Accept a finite number."""
+    number = _as_float(name, value)
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be finite, got {value!r}")
+    return number
+
+
+def finite_positive(name: str, value: Any) -> float:
+    """Accept a finite number > 0."""
+    number = _as_float(name, value)
+    if not 0.0 < number < math.inf:
+        raise ValueError(f"{name} must be finite and greater than 0, got {value!r}")
+    return number
 
 
 def non_negative(name: str, value: Any) -> float:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # a type checker takes what follows, and what is imported abo
     from fastopt import experiments as experiments
     from fastopt import plotting as plotting
     from fastopt import reference as reference
+    from fastopt import schedules as schedules
     from fastopt import typing as typing
     from fastopt.layers import Affine as Affine
     from fastopt.layers import Relu as Relu
@@ -55,7 +56,7 @@ _LAZY = {
     "load": "fastopt.saving",
     "save": "fastopt.saving",
 }
-_LAZY_MODULES = ("datasets", "experiments", "plotting", "reference", "typing")
+_LAZY_MODULES = ("datasets", "experiments", "plotting", "reference", "schedules", "typing")
 
 if not TYPE_CHECKING:
     __all__ = [

@@ -14,8 +14,8 @@ import numpy as np
 Check = TypeVar("Check", bound=Callable[[str, Any], Any])
 
 __all__ = [
-    "MAX_COUNT", "bound", "count", "dict_of_arrays", "fraction", "non_negative", "one_of",
-    "optional", "positive", "switch", "takes", "whole",
+    "MAX_COUNT", "any_number", "bound", "count", "dict_of_arrays", "finite", "finite_positive",
+    "fraction", "non_negative", "one_of", "optional", "positive", "switch", "takes", "whole",
 ]  # fmt: skip
 
 MAX_COUNT = 2.0**53 - 1.0
@@ -53,6 +53,27 @@ def takes(least: float, below: float) -> Callable[[Check], Check]:
         return check
 
     return note
+
+
+def any_number(name: str, value: Any) -> float:
+    """Accept any number, NaN too."""
+    return _as_float(name, value)
+
+
+def finite(name: str, value: Any) -> float:
+    """Accept a finite number."""
+    number = _as_float(name, value)
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be finite, got {value!r}")
+    return number
+
+
+def finite_positive(name: str, value: Any) -> float:
+    """Accept a finite number > 0."""
+    number = _as_float(name, value)
+    if not 0.0 < number < math.inf:
+        raise ValueError(f"{name} must be finite and greater than 0, got {value!r}")
+    return number
 
 
 @takes(0.0, math.inf)

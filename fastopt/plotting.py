@@ -58,6 +58,7 @@ _STYLES = {
     "Adam": _Style("#D55E00", (0, (6, 1, 1.5, 1)), "D"),
 }
 _OTHER_STYLE = _Style("#E69F00", "-", "X")
+LINES = (*_STYLES.values(), _OTHER_STYLE)
 
 
 def smooth_curve(x: ArrayLike) -> Array:
@@ -140,7 +141,7 @@ def plot_losses(
     steps = max(map(len, curves.values()))
     long = steps >= _SHORT
     bold = {name: _trend(curve) for name, curve in curves.items()} if long else curves
-    with _figure(10, 5.8) as figure:
+    with new_figure(10, 5.8) as figure:
         axes = figure.add_subplot()
         axes.set(title=title, xlabel="step", ylabel="loss on the batch after the step")
         if long:
@@ -212,10 +213,15 @@ def _trend(x: Array) -> Array:
 
 
 def _scale_steps(axes: Axes, steps: int) -> None:
-    from matplotlib.ticker import MaxNLocator, StrMethodFormatter
-
     margin = 0.5 + 0.02 * steps
     axes.set_xlim(1 - margin, steps + margin)
+    count_along_x(axes)
+
+
+def count_along_x(axes: Axes) -> None:
+    """Put ticks at whole numbers, of which thousands are told apart."""
+    from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
 
@@ -318,7 +324,7 @@ def plot_trajectories(
     points = _points(paths)
     rows = len(points) // 3 + 1  # the last place is the legend's
     x, y = _region(points.values())
-    with _figure(12, 0.9 + 2.7 * rows) as figure:
+    with new_figure(12, 0.9 + 2.7 * rows) as figure:
         panels = figure.subplots(rows, 3, sharex=True, sharey=True, squeeze=False).ravel()
         for panel, (name, path) in zip(panels, points.items(), strict=False):
             _draw_trajectory(panel, name, path, x, y)
@@ -381,7 +387,7 @@ def require_matplotlib() -> None:
 
 
 @contextmanager
-def _figure(width: float, height: float) -> Iterator[Figure]:
+def new_figure(width: float, height: float) -> Iterator[Figure]:
     """Yield an empty figure of so many inches to draw on, in this package's looks."""
     require_matplotlib()
     from matplotlib.figure import Figure

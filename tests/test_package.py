@@ -20,7 +20,7 @@ PUBLIC = {
     "Affine", "Relu", "Sigmoid", "SoftmaxWithLoss", "Trainer", "MultiLayerNet", "TwoLayerNet",
     "numerical_gradient", "set_num_threads", "get_num_threads", "show_config",
     "set_flush_subnormals", "get_flush_subnormals", "save", "load",
-    "datasets", "experiments", "plotting", "reference", "typing", "__version__",
+    "datasets", "experiments", "plotting", "reference", "schedules", "typing", "__version__",
 }  # fmt: skip
 TWINS = {name for name in PUBLIC if name[0].isupper()} - {"Trainer"} | {"numerical_gradient"}
 

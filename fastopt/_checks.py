@@ -6,6 +6,7 @@ What they are for does not belong here.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -60,6 +61,7 @@ def any_number(name: str, value: Any) -> float:
     return _as_float(name, value)
 
 
+@takes(-sys.float_info.max, math.inf)
 def finite(name: str, value: Any) -> float:
     """Accept a finite number."""
     number = _as_float(name, value)
@@ -68,6 +70,7 @@ def finite(name: str, value: Any) -> float:
     return number
 
 
+@takes(math.ulp(0.0), math.inf)
 def finite_positive(name: str, value: Any) -> float:
     """Accept a finite number > 0."""
     number = _as_float(name, value)

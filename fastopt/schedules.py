@@ -1162,3 +1162,27 @@ def _from_plain(data: Any, depth: int) -> _Schedule:
     if isinstance(made, ReduceOnPlateau):
         made.load_state_dict(data["state"])
     return made
+
+
+def plateaus(schedule: Any) -> list[ReduceOnPlateau]:
+    """Return those with a state in a schedule, itself among them, in order."""
+    if isinstance(schedule, ReduceOnPlateau):
+        return [schedule]
+    if isinstance(schedule, warmup):
+        return plateaus(schedule.then)
+    if isinstance(schedule, join):
+        *pairs, last = schedule.parts
+        return [each for part in [*(part for _, part in pairs), last] for each in plateaus(part)]
+    return []
+
+
+def are_alike(a: Any, b: Any) -> bool:
+    """Tell whether two schedules are equal but for states."""
+    plain = as_plain(a)
+    return plain is not None and _without_states(plain) == _without_states(as_plain(b))
+
+
+def _without_states(plain: Any) -> Any:
+    if isinstance(plain, dict):
+        return {key: _without_states(each) for key, each in plain.items() if key != "state"}
+    return [*map(_without_states, plain)] if isinstance(plain, list) else plain

@@ -243,6 +243,15 @@ class Optimizer(Optioned):
             self._put("accumulated", {})
 
     @property
+    def _calls(self) -> int:
+        """Calls since the last step, with `accumulate`."""
+        return self._stepper.calls
+
+    @_calls.setter
+    def _calls(self, calls: int) -> None:
+        self._stepper.set_calls(calls)
+
+    @property
     def iter(self) -> int:
         """Steps completed. May be set, as after loading the states from a file."""
         return self._stepper.steps

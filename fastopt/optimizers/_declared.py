@@ -121,7 +121,7 @@ ValueError
     the step, and at the latest there, whether options contradict one another."""
 
 
-_METHODS = ["update", "averaged", "current", "reset"]
+_METHODS = ["update", "averaged", "current", "reset", "state_dict", "load_state_dict"]
 
 
 def is_schedule(value: Any) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 from fastopt._checks import non_negative, switch
 from fastopt.optimizers._declared import Declared, alias_of, is_schedule
 
-__all__ = ["FROZEN", "Groups"]
+__all__ = ["FROZEN", "Groups", "check_in_group"]
 
 FROZEN = -1
 """In place of a row's number: the group's keys are left alone."""
@@ -105,6 +105,14 @@ def _checked_pattern(pattern: Any) -> Any:
             f"key, such as lambda key: key == {pattern!r}; got {pattern!r}"
         )
     return pattern
+
+
+def check_in_group(cls: type[Declared], name: str) -> Callable[[str, Any], Any]:
+    """Return the check of a setting in a group; a ValueError says if there is none of the name."""
+    declared = cls._settings.get(name)
+    if name not in _OWN_CHECKS and (declared is None or not declared.in_groups):
+        raise ValueError(f"{name!r} can't be set in a group")
+    return _OWN_CHECKS[name] if declared is None else declared.check
 
 
 def _checked_settings(cls: type[Declared], pattern: Any, settings: Any) -> dict[str, Any]:

@@ -37,6 +37,8 @@ from fastopt.optimizers._declared import (
     option,
 )
 from fastopt.optimizers._groups import FROZEN, Groups
+from fastopt.optimizers._state import checked_state, state_of
+from fastopt.schedules import plateaus
 
 __all__ = ["NEUTRAL", "Following", "OptionRow", "Optioned", "Options", "option_row"]
 
@@ -128,7 +130,76 @@ class Optioned(Declared):
         self._begin()
         self.iter = 0
 
+    # --- the state ---
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the whole state as plain data and copies of arrays, by the parameters' keys.
+
+        Returns
+        -------
+        dict
+            ``format`` (of this dict, a number), ``class``, ``iter``, ``skipped``, ``calls`` (since
+            the last step, with `accumulate`), ``scalars``, ``settings`` and ``arrays``: the states
+            by name, then by key. Of the settings, schedules are dicts with their name and
+            arguments, ``groups`` a list of pairs, False stands for None, and None for a callable of
+            your own, which can't be kept.
+
+        Raises
+        ------
+        RuntimeError
+            The parameters hold their averages, inside of `averaged`.
+
+        Examples
+        --------
+        >>> import numpy as np, fastopt
+        >>> params, grads = {"W": np.ones(2)}, {"W": np.full(2, 0.5)}
+        >>> optimizer, other = fastopt.Momentum(lr=0.5), fastopt.Momentum()
+        >>> optimizer.update(params, grads)
+        >>> other.load_state_dict(optimizer.state_dict())
+        >>> other, other.iter, other.v
+        (Momentum(lr=0.5), 1, {'W': array([-0.25, -0.25])})
+        """
+        self._refuse_averaged()
+        return state_of(self)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put a state in the place of this one: settings, counters and arrays.
+
+        Parameters
+        ----------
+        state : dict
+            What `state_dict` of an optimizer of this class, or of its twin, returned. It is not
+            kept. Where it has None in place of a callable of your own, this optimizer must hold
+            one, and keeps it.
+
+        Raises
+        ------
+        ValueError
+            It is another class's, lacks something, or doesn't fit the arrays that this optimizer
+            holds; nothing has changed.
+        RuntimeError
+            The parameters hold their averages, inside of `averaged`; or a step is under way.
+        """
+        self._checked_state(state, copies=True)()
+
+    def _checked_state(
+        self, state: Any, params: Mapping[Any, Any] | None = None, *, copies: bool = False
+    ) -> Callable[[], None]:
+        """Check a state wholly, and return what puts it in the place of this one."""
+        self._refuse_averaged()
+        return checked_state(self, state, params, copies=copies)
+
+    def _report(self, metric: float) -> None:
+        """Tell a metric, such as the validation loss, to each schedule that follows one."""
+        found = {id(each): each for value in self._numbers().given for each in plateaus(value)}
+        for schedule in found.values():
+            schedule.report(metric)
+
     # --- the numbers of a step ---
+
+    def _used(self, name: str) -> Any:
+        """Return the number of a setting in the last step, of keys in no group."""
+        return getattr(self._numbers().rows[0], name)
 
     def _numbers(self) -> _Numbers:
         if self._current is None:
@@ -329,6 +400,7 @@ class _Numbers:
         self._where = ["", *(f"groups[{pattern!r}]: " for pattern, _ in groups)]
         self._scaled = [row for row in self.rows if hasattr(row, "lr_scale")]
         self.schedules = self._found_schedules(optimizer._settings)
+        self.given = [schedule.value for schedule in self.schedules]
         varying = {schedule.name for schedule in self.schedules}
         decays = any(row.decoupled and row.weight_decay != 0 for row in self.rows)
         self.vary = bool(varying)

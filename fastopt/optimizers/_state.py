@@ -16,6 +16,7 @@ from fastopt import schedules
 from fastopt._checks import bound, count
 from fastopt._states import FORMAT, checked_arrays, checked_fields
 from fastopt.optimizers._declared import State, is_schedule
+from fastopt.optimizers._groups import check_in_group
 
 __all__ = ["checked_state", "state_of"]
 
@@ -71,32 +72,54 @@ def checked_state(
         counters = {each: count(each, fields[each]) for each in ("iter", "skipped", "calls")}
         scalars = _checked_names("scalars", fields["scalars"], [*optimizer._scalars])
         scalars = {each: bound(each, number) for each, number in scalars.items()}
-        with_settings, schedules_left = _with_settings(optimizer, fields["settings"])
+        settings = _Settings(optimizer, fields["settings"])
+        arrays = _checked_arrays(optimizer, fields["arrays"], params, copies)
+        if arrays["accumulated"] and not counters["calls"]:
+            raise ValueError("there are sums of gradients, and no calls that made them")
     except (TypeError, ValueError) as error:
         raise ValueError(f"the state of {name}: {error}") from None
-    arrays = _checked_arrays(optimizer, fields["arrays"], params, copies)
-    if (counters["calls"] > 0) != bool(arrays["accumulated"]) and counters["calls"] == 0:
-        raise ValueError(f"the state of {name} has sums of gradients, but no calls that made them")
 
     def load() -> None:
         optimizer.iter = counters["iter"]  # refused while a step is under way, so it comes first
         optimizer._calls = counters["calls"]
         optimizer.skipped = counters["skipped"]
         optimizer._put("norm", None)
-        for each in optimizer._settings:
-            setattr(optimizer, each, getattr(with_settings, each))
+        settings.put()
         for each, number in scalars.items():
             setattr(optimizer, each, number)
         for each, by_key in arrays.items():
             setattr(optimizer, each, by_key)
-        for schedule, values in schedules_left:
-            schedule.load_state_dict(values)
 
     return load
 
 
 def _states(optimizer: Any) -> list[str]:
     return [*optimizer._states, "average", "accumulated"]
+
+
+def _checked_arrays(
+    optimizer: Any, data: Any, params: Mapping[Any, Any] | None, copies: bool
+) -> dict[str, State]:
+    """Return the states, averages and sums, each by key, that fit one another and all others."""
+    data = _checked_names("arrays", data, _states(optimizer))
+    checked = {
+        name: checked_arrays(name, by_key, copies=copies) for name, by_key in data.items()
+    }
+    others: dict[Any, tuple[str, Any]] = {}  # what a key's arrays must be like
+    for name in _states(optimizer):
+        others |= {key: (f"{name}[{key!r}]", a) for key, a in getattr(optimizer, name).items()}
+    if params is not None:
+        others |= {key: (f"parameter {key!r}", p) for key, p in params.items()}
+    for name, by_key in checked.items():
+        for key, array in by_key.items():
+            what, other = others.setdefault(key, (f"{name}[{key!r}]", array))
+            shape, dtype = np.shape(other), np.asarray(other).dtype
+            if array.shape != shape or array.dtype.type is not dtype.type:
+                raise ValueError(
+                    f"{name}[{key!r}] of the state is {array.dtype}{array.shape}, "
+                    f"and {what} is {dtype}{shape}"
+                )
+    return checked
 
 
 # --- settings ---
@@ -109,67 +132,102 @@ def _plain(value: Any) -> Any:
     return schedules.as_plain(value) if is_schedule(value) else value
 
 
-def _with_settings(optimizer: Any, data: Any) -> tuple[Any, list[tuple[Any, Any]]]:
-    """Return a copy of the optimizer with a state's settings, and schedules with their states.
+class _Settings:
+    """Settings of a state, on their way to an optimizer.
 
-    A schedule that moves by itself stays the object that it is where only its state is another: it
-    is told of metrics by whoever made it.
+    A schedule that moves by itself stays the object that the optimizer has, where only its state is
+    another: it is told of metrics by whoever made it.
+
+    Parameters
+    ----------
+    optimizer : Optioned
+        Which holds the callables that a state doesn't.
+    data : Any
+        What `state_of` made of settings, or anything else.
     """
-    data = _checked_names("settings", data, [*optimizer._settings])
-    left: list[tuple[Any, Any]] = []
-    new = copy.copy(optimizer)
-    for name, each in data.items():
-        now = getattr(optimizer, name)
-        value = _groups(now, each, left) if name == "groups" else _setting(name, now, each, left)
-        setattr(new, name, value)
-    new._numbers()  # which finds settings that contradict one another
-    return new, left
 
+    def __init__(self, optimizer: Any, data: Any) -> None:
+        self._optimizer = optimizer
+        self._moves: list[tuple[schedules.ReduceOnPlateau, Mapping[str, float]]] = []
+        self._new = copy.copy(optimizer)
+        for name, each in _checked_names("settings", data, [*optimizer._settings]).items():
+            now, check = getattr(optimizer, name), optimizer._settings[name].check
+            is_groups = name == "groups"
+            value = self._groups(now, each) if is_groups else self._value(name, check, now, each)
+            setattr(self._new, name, value)
+        self._new._numbers()  # which finds settings that contradict one another
 
-def _setting(where: str, now: Any, data: Any, left: list[tuple[Any, Any]]) -> Any:
-    """Return a setting of plain data; `now` is what the optimizer has in its place."""
-    if data is None:
-        if is_schedule(now) and schedules.as_plain(now) is None:
-            return now
-        raise ValueError(
-            f"{where} was a callable of your own, which a state doesn't hold: set it before loading"
-        )
-    if isinstance(data, Mapping):
-        new = schedules.from_plain(data)
-        if not isinstance(now, schedules.Schedule) or not new.is_like(now):
+    def put(self) -> None:
+        """Give them to the optimizer."""
+        for name in self._optimizer._settings:
+            setattr(self._optimizer, name, getattr(self._new, name))
+        for schedule, state in self._moves:
+            schedule.load_state_dict(state)
+
+    def _value(self, where: str, check: Callable[[str, Any], Any], now: Any, data: Any) -> Any:
+        """Return a setting of plain data; `now` is what the optimizer has in its place."""
+        if data is None:
+            if is_schedule(now) and schedules.as_plain(now) is None:
+                return now
+            raise ValueError(
+                f"{where} was a callable of your own, which a state doesn't hold: set it before "
+                "loading"
+            )
+        if isinstance(data, Mapping):
+            return self._schedule(now, schedules.from_plain(data))
+        if data is False:  # of a number that may be none; a switch takes it as it is
+            with suppress(TypeError):
+                return check(where, data)
+            return None
+        return data
+
+    def _schedule(self, now: Any, new: Any) -> Any:
+        if not schedules.are_alike(now, new):
             return new
-        pairs = zip(now.moving(), new.moving(), strict=True)
-        left.extend((schedule, moved.state_dict()) for schedule, moved in pairs)
+        pairs = zip(schedules.plateaus(now), schedules.plateaus(new), strict=True)
+        self._moves += [(schedule, moved.state_dict()) for schedule, moved in pairs]
         return now
-    # None of a setting that may be it; a switch takes False as it is
-    return None if data is False and where.rpartition(" ")[2] in _MAY_BE_NONE else data
 
-
-def _groups(now: Any, data: Any, left: list[tuple[Any, Any]]) -> dict[Any, dict[str, Any]]:
-    """Return groups of plain data; `now` is what the optimizer has."""
-    if not isinstance(data, Sequence) or isinstance(data, str):
-        raise ValueError(f"groups must be a list of pairs, got {data!r}")
-    own = [*now.items()]
-    groups = {}
-    for i, pair in enumerate(data):
-        if not isinstance(pair, Sequence) or len(pair) != 2 or not isinstance(pair[1], Mapping):
-            raise ValueError(f"groups must be a list of patterns with settings, got {pair!r}")
-        pattern, settings = pair
-        now_pattern, now_settings = own[i] if i < len(own) else (None, {})
-        if pattern is None:
-            if not callable(now_pattern):
-                raise ValueError(
-                    f"pattern {i} of groups was a callable of your own, which a state doesn't "
-                    "hold: set groups before loading"
+    def _groups(self, now: Any, data: Any) -> dict[Any, dict[str, Any]]:
+        """Return groups of plain data; `now` is what the optimizer has."""
+        own = [*now.items()]
+        groups = {}
+        for i, pair in enumerate(_checked_list("groups", data)):
+            pattern, settings = _checked_pair(pair)
+            own_pattern, own_settings = own[i] if i < len(own) else (None, {})
+            if pattern is None:
+                if not callable(own_pattern):
+                    raise ValueError(
+                        f"pattern {i} of groups was a callable of your own, which a state doesn't "
+                        "hold: set groups before loading"
+                    )
+                pattern = own_pattern
+            groups[pattern] = {
+                name: self._value(
+                    f"groups[{pattern!r}]: {name}", check_in_group(type(self._optimizer), name),
+                    own_settings.get(name), each,
                 )
-            pattern = now_pattern
-        elif isinstance(pattern, list):
-            pattern = tuple(pattern)
-        groups[pattern] = {
-            name: _setting(f"groups[{pattern!r}]: {name}", now_settings.get(name), each, left)
-            for name, each in settings.items()
-        }
-    return groups
+                for name, each in settings.items()
+            }  # fmt: skip
+        return groups
+
+
+def _checked_list(where: str, data: Any) -> list[Any]:
+    if not isinstance(data, (list, tuple)):
+        raise ValueError(f"{where} must be a list, got {data!r}")
+    return [*data]
+
+
+def _checked_pair(pair: Any) -> tuple[Any, Mapping[str, Any]]:
+    """Return pattern and settings of a group."""
+    if len(_checked_list("a group", pair)) != 2 or not isinstance(pair[1], Mapping):
+        raise ValueError(f"a group must be a pair of pattern and settings, got {pair!r}")
+    pattern, settings = pair
+    if isinstance(pattern, list):  # what JSON makes of a tuple
+        pattern = tuple(pattern)
+    if pattern is not None and not isinstance(pattern, (str, tuple)):
+        raise ValueError(f"a pattern must be a string or several, got {pattern!r}")
+    return pattern, settings
 
 
 def _checked_names(where: str, data: Any, names: Sequence[str]) -> Mapping[str, Any]:

@@ -1,5 +1,5 @@
-# What a training was like, step by step and evaluation by evaluation. Who measures it is `training`,
-# pictures are drawn by `plotting`.
+# What a training was like, step by step and evaluation by evaluation. It is measured by `training`,
+# and drawn by `plotting`.
 """The history of a training."""
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class History(dict[str, list[Any]]):
     --------
     >>> import fastopt
     >>> (x_train, t_train), test = fastopt.datasets.load_mnist()
-    >>> trainer = fastopt.Trainer(fastopt.MultiLayerNet(784, [30], 10, rng=0), fastopt.Adam(), rng=0)
+    >>> net = fastopt.MultiLayerNet(784, [30], 10, rng=0)
+    >>> trainer = fastopt.Trainer(net, fastopt.Adam(), rng=0)
     >>> history = trainer.fit(x_train, t_train, epochs=2, validation=test)
     >>> [*history.steps], len(history.steps["loss"])
     (['iteration', 'epoch', 'loss', 'lr', 'norm', 'seconds'], 94)
@@ -67,6 +68,11 @@ class History(dict[str, list[Any]]):
         """A column of each evaluation's iteration, epoch, seconds, validation loss and metrics."""
         names = dict.fromkeys(name for row in self._rows for name in row)
         return {name: [row.get(name, nan) for row in self._rows] for name in names}
+
+    def add_step(self, *numbers: Any) -> None:
+        """Add the epoch, learning rate, norm and seconds of a step whose loss has been added."""
+        for values, number in zip(self._steps.values(), numbers, strict=True):
+            values.append(number)
 
     def add_evaluation(self, **numbers: Any) -> None:
         """Add the numbers of an evaluation."""
@@ -111,7 +117,9 @@ class History(dict[str, list[Any]]):
             history._steps["epoch"][:] = map(int, history._steps["epoch"])
             for row in state["evaluations"]:
                 history.add_evaluation(**row)
-            if any(not {"iteration", "epoch", "validation_loss"} <= {*row} for row in history._rows):
+            if any(
+                not {"iteration", "epoch", "validation_loss"} <= {*row} for row in history._rows
+            ):
                 raise ValueError("an evaluation without iteration, epoch or loss")
         except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
             raise ValueError(f"the history of a trainer: {error!r}") from None

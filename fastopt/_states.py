@@ -1,4 +1,4 @@
-"""What is common to loading states of optimizers, nets and trainers: is a dict what it should be?
+"""Whether a state that is to be loaded is what it should be, as far as all states are alike.
 
 What a state holds is known to whoever has it; files belong to `fastopt.saving`.
 """
@@ -12,7 +12,7 @@ import numpy as np
 
 from fastopt.typing import State
 
-__all__ = ["FORMAT", "checked_arrays", "checked_fields"]
+__all__ = ["FORMAT", "checked_arrays", "checked_fields", "checked_names"]
 
 FORMAT = 1
 """Of the states' dicts. A newer one is refused: it may hold what this version would lose."""
@@ -39,18 +39,11 @@ def checked_fields(what: str, state: Any, cls: str, fields: Sequence[str]) -> Ma
     """
     if not isinstance(state, Mapping):
         raise ValueError(f"the state of {what} must be a dict, got {type(state).__name__}")
-    wanted = ["format", "class", *fields]
     if "format" in state and not _is(state["format"], FORMAT):
         raise ValueError(f"the state of {what} has format {state['format']!r}, not {FORMAT}")
     if "class" in state and not _is(state["class"], cls):
         raise ValueError(f"the state is one of {state['class']!r}, not of {what}")
-    for name in wanted:
-        if name not in state:
-            raise ValueError(f"the state of {what} lacks {name!r}")
-    for name in state:
-        if name not in wanted:
-            raise ValueError(f"the state of {what} has {name!r}, which is not known")
-    return state
+    return checked_names(f"the state of {what}", state, ["format", "class", *fields])
 
 
 def checked_arrays(where: str, arrays: Any, *, copies: bool) -> State:
@@ -80,6 +73,19 @@ def checked_arrays(where: str, arrays: Any, *, copies: bool) -> State:
         is_ready = array.dtype.isnative and array.flags.writeable and not copies
         checked[key] = array if is_ready else array.astype(array.dtype.type, order="K")
     return checked
+
+
+def checked_names(where: str, data: Any, names: Sequence[str]) -> Mapping[str, Any]:
+    """Return a dict if it has these names and no others; a ValueError says what it lacks or has."""
+    if not isinstance(data, Mapping):
+        raise ValueError(f"{where} must be a dict, got {type(data).__name__}")
+    for name in names:
+        if name not in data:
+            raise ValueError(f"{where} must have {name!r}")
+    for name in data:
+        if name not in names:
+            raise ValueError(f"{where} must not have {name!r}, which is not known")
+    return data
 
 
 def _is(value: Any, wanted: object) -> bool:

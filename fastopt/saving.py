@@ -16,7 +16,7 @@ from numpy.random import Generator
 
 from fastopt import _archive
 
-__all__ = ["checked_params", "load", "save"]
+__all__ = ["checked", "checked_params", "load", "save", "state_of"]
 
 Commit = Callable[[], None]
 
@@ -90,7 +90,7 @@ def save(
     """
     given = _given(params, optimizer, net, trainer, rng)
     _check_path(path)
-    tree = {name: _state_of(name, target) for name, target in given.items()}
+    tree = {name: state_of(name, target) for name, target in given.items()}
     _archive.write(path, {**tree, **values})
 
 
@@ -282,7 +282,7 @@ def _check_path(path: Any) -> None:
 # ---- saving ----
 
 
-def _state_of(name: str, target: Any) -> Any:
+def state_of(name: str, target: Any) -> Any:
     """Return what is saved of it."""
     if name == "params":
         return _params_of(target, name)
@@ -347,6 +347,11 @@ def _checked(given: dict[str, Any], tree: dict[str, Any]) -> list[_Commit]:
         else:
             unsafe.append(_unchecked(target, saved, is_alone=len(given) == 1))
     return [*unsafe, *safe]
+
+
+def checked(given: Mapping[str, Any], tree: Mapping[str, Any]) -> Commit:
+    """Check the states of what is given by name, and return what loads all of them, or none."""
+    return functools.partial(_commit, _checked(dict(given), dict(tree)))
 
 
 def _checks_itself(cls: type) -> bool:

@@ -35,9 +35,9 @@ def test_a_fit_is_the_loop_that_one_would_write(package):
     ours = trainer(package, batch_size=16)
     history = ours.fit(x, t, epochs=3)
     net, optimizer = package.MultiLayerNet(3, [8], 3, rng=1), package.Adam(lr=0.05)
-    rng, order, losses = np.random.default_rng(0), np.arange(50), []
+    rng, losses = np.random.default_rng(0), []
     for _ in range(3):
-        rng.shuffle(order)
+        order = rng.permutation(50)
         for first in range(0, 50, 16):
             batch = order[first : first + 16]
             losses.append(net.loss(x[batch], t[batch]))
@@ -88,7 +88,7 @@ def test_iterations_end_within_an_epoch():
     assert len(ours.fit(*data(), iterations=6)["loss"]) == 6
     assert (ours.iteration, ours.epoch) == (6, 2)
     assert len(ours.fit(*data(), iterations=2)["loss"]) == 2
-    assert (ours.iteration, ours.epoch) == (2, 1)
+    assert (ours.iteration, ours.epoch) == (8, 2)
 
 
 @pytest.mark.parametrize(
@@ -291,7 +291,7 @@ def test_a_step_that_another_optimizer_breaks_off_is_not_counted():
     assert ours.iteration == 0
 
 
-def test_ctrl_c_between_the_lists_of_an_evaluation_drops_it():
+def test_ctrl_c_between_the_lists_of_an_evaluation_leaves_lists_of_one_length():
     class Interrupting(list):
         def append(self, value):
             super().append(value)
@@ -308,7 +308,7 @@ def test_ctrl_c_between_the_lists_of_an_evaluation_drops_it():
     history = ours.fit(np.zeros((10, 1)), np.zeros(10), epochs=3, validation=(0, 0))
     assert ours.interrupted
     assert {key: len(values) for key, values in history.items()} == {
-        "loss": 2, "iteration": 1, "validation_loss": 1, "validation_accuracy": 1,
+        "loss": 2, "iteration": 2, "validation_loss": 2, "validation_accuracy": 2,
     }  # fmt: skip
 
 
@@ -392,8 +392,9 @@ def test_bad_batch_size(batch_size):
             {"callbacks": print},
             r"^callbacks must be a sequence of callables, got .* is \[callback\]",
         ),
-        ({"callbacks": [print, 3]}, "^callbacks must be a sequence of callables, but item 1 is 3"),
-        ({"callbacks": "stop"}, "^callbacks must be a sequence of callables, but item 0 is 's'"),
+        ({"callbacks": [print, 3]}, "^callbacks must be a .* start, .* end, but item 1 is 3$"),
+        ({"callbacks": "stop"}, "^callbacks must be a sequence of callables, .* but item 0 is 's'"),
+        ({"callbacks": [Scripted]}, "^callbacks must be .* item 0 is <class"),
     ],
 )
 def test_wrong_types_are_found_at_once(arguments, message):

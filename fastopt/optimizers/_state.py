@@ -6,7 +6,7 @@ How data get into a file is not known here, nor what a step does with them.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from fastopt import schedules
 from fastopt._checks import bound, count
-from fastopt._states import FORMAT, checked_arrays, checked_fields
+from fastopt._states import FORMAT, checked_arrays, checked_fields, checked_names
 from fastopt.optimizers._declared import State, is_schedule
 from fastopt.optimizers._groups import check_in_group
 
@@ -70,7 +70,7 @@ def checked_state(
     fields = checked_fields(name, state, name, _FIELDS)
     try:
         counters = {each: count(each, fields[each]) for each in ("iter", "skipped", "calls")}
-        scalars = _checked_names("scalars", fields["scalars"], [*optimizer._scalars])
+        scalars = checked_names("scalars", fields["scalars"], [*optimizer._scalars])
         scalars = {each: bound(each, number) for each, number in scalars.items()}
         settings = _Settings(optimizer, fields["settings"])
         arrays = _checked_arrays(optimizer, fields["arrays"], params, copies)
@@ -101,10 +101,8 @@ def _checked_arrays(
     optimizer: Any, data: Any, params: Mapping[Any, Any] | None, copies: bool
 ) -> dict[str, State]:
     """Return the states, averages and sums, each by key, that fit one another and all others."""
-    data = _checked_names("arrays", data, _states(optimizer))
-    checked = {
-        name: checked_arrays(name, by_key, copies=copies) for name, by_key in data.items()
-    }
+    data = checked_names("arrays", data, _states(optimizer))
+    checked = {name: checked_arrays(name, by_key, copies=copies) for name, by_key in data.items()}
     others: dict[Any, tuple[str, Any]] = {}  # what a key's arrays must be like
     for name in _states(optimizer):
         others |= {key: (f"{name}[{key!r}]", a) for key, a in getattr(optimizer, name).items()}
@@ -150,7 +148,7 @@ class _Settings:
         self._optimizer = optimizer
         self._moves: list[tuple[schedules.ReduceOnPlateau, Mapping[str, float]]] = []
         self._new = copy.copy(optimizer)
-        for name, each in _checked_names("settings", data, [*optimizer._settings]).items():
+        for name, each in checked_names("settings", data, [*optimizer._settings]).items():
             now, check = getattr(optimizer, name), optimizer._settings[name].check
             is_groups = name == "groups"
             value = self._groups(now, each) if is_groups else self._value(name, check, now, each)
@@ -228,15 +226,3 @@ def _checked_pair(pair: Any) -> tuple[Any, Mapping[str, Any]]:
     if pattern is not None and not isinstance(pattern, (str, tuple)):
         raise ValueError(f"a pattern must be a string or several, got {pattern!r}")
     return pattern, settings
-
-
-def _checked_names(where: str, data: Any, names: Sequence[str]) -> Mapping[str, Any]:
-    if not isinstance(data, Mapping) or [*map(str, data)] != [*data]:
-        raise ValueError(f"{where} must be a dict by names, got {data!r}")
-    for name in names:
-        if name not in data:
-            raise ValueError(f"{where} lack {name!r}")
-    for name in data:
-        if name not in names:
-            raise ValueError(f"{where} have {name!r}, which is not known")
-    return data

@@ -10,22 +10,21 @@ import argparse
 import csv
 import io
 import os
-import signal
 import stat
 import sys
 import tempfile
 import textwrap
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import ModuleType
 from typing import Any, NoReturn, TextIO
 
 import fastopt
 import fastopt.optimizers
 from fastopt._checks import non_negative
 from fastopt._files import replacing
+from fastopt._interrupts import ctrl_c_noted
 from fastopt._progress import loss_bar
 from fastopt.experiments import (
     FINAL_STEPS,
@@ -219,6 +218,12 @@ def _add_compare(commands: Any) -> None:
         f"folder with the four files {default}",
     )
     add("--dtype", choices=("float32", "float64"), default="float32", help=f"of the nets {default}")
+    add(
+        "--keep-subnormals",
+        action="store_true",
+        help="compute with the numbers nearest to zero as NumPy does; by default a step takes them "
+        "for zero, where the processor can, because they are slow",
+    )
     add("--seed", type=_seed, default=0, metavar="N", help=f"of weights and batches {default}")
     _add_common(parser, "fastopt-compare.png")
     parser.set_defaults(run=_compare, error=parser.error)
@@ -376,7 +381,7 @@ def _compare(args: argparse.Namespace) -> int:
     if why_no_picture and args.chose_output:
         raise _RunError(why_no_picture)
     data = _load_mnist(args.mnist)
-    with loss_bar(args.iterations) as progress, _ctrl_c_noted() as is_interrupted:
+    with loss_bar(args.iterations) as progress, ctrl_c_noted() as is_interrupted:
         comparison = compare_optimizers(
             data,
             args.optimizers,
@@ -387,6 +392,7 @@ def _compare(args: argparse.Namespace) -> int:
             dtype=args.dtype,
             seed=args.seed,
             learning_rates=args.lr,
+            flush_subnormals=not args.keep_subnormals,
             progress=progress,
             stop=is_interrupted,
         )
@@ -408,27 +414,6 @@ def _compare(args: argparse.Namespace) -> int:
         _tell("fastopt compare", why_no_picture)
     _print_files(args, picture=not why_no_picture)
     return 0 if steps == args.iterations else _INTERRUPTED
-
-
-@contextmanager
-def _ctrl_c_noted() -> Iterator[Callable[[], bool]]:
-    """Yield what tells whether Ctrl-C was pressed; pressed once more, it interrupts at once."""
-    pressed = False
-
-    def note(number: int, frame: FrameType | None) -> None:
-        nonlocal pressed
-        pressed = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    is_ours = threading.current_thread() is threading.main_thread()
-    if not is_ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield lambda: False
-        return
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: pressed
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _title(args: argparse.Namespace, images: int) -> str:

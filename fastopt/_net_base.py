@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from fastopt._checks import non_negative
-from fastopt._contract import parameter_shapes
+from fastopt._contract import check_parameter, parameter_shapes
 from fastopt._numerical_gradient import numerical_gradient
+from fastopt._states import FORMAT, checked_arrays, checked_fields, checked_names
 from fastopt.typing import Activation, Array, Initialization
 
 __all__ = ["MultiLayerNet", "TwoLayerNet"]
@@ -114,6 +115,7 @@ class MultiLayerNet(ABC):
         if activation not in ("relu", "sigmoid"):
             raise ValueError(f"activation must be 'relu' or 'sigmoid', got {activation!r}")
         self.params = _initial_params(sizes, weight_init_std, self.dtype, rng)
+        self._architecture = {"sizes": sizes, "activation": activation, "dtype": self.dtype.name}
         self._shapes = parameter_shapes(sizes)
         self._build(sizes, activation)
 
@@ -340,6 +342,74 @@ class MultiLayerNet(ABC):
             return self.loss(x, t)
 
         return {key: numerical_gradient(loss, p) for key, p in self.params.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the net is and its parameters, as plain data and copies of arrays.
+
+        Returns
+        -------
+        dict
+            ``format`` (of this dict, a number), ``class``, ``architecture`` (``sizes`` of the
+            layers, ``activation``, ``dtype``), ``weight_decay_lambda``, and ``params`` by key.
+        """
+        return {
+            "format": FORMAT,
+            "class": type(self).__name__,
+            "architecture": {**self._architecture, "sizes": [*self._architecture["sizes"]]},
+            "weight_decay_lambda": self.weight_decay_lambda,
+            "params": {key: self.params[key].copy() for key in self._shapes},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Write the parameters of a state into those of this net, in place.
+
+        Parameters
+        ----------
+        state : dict
+            What `state_dict` of a net of the same architecture, or of its twin, returned. It is not
+            kept.
+
+        Raises
+        ------
+        ValueError
+            It is another class's, of another architecture, or lacks something; nothing has changed.
+        KeyError, TypeError
+            `params` is not what it was made with.
+        """
+        self._checked_state(state)()
+
+    def _checked_state(
+        self, state: Any, params: Mapping[Any, Any] | None = None
+    ) -> Callable[[], None]:
+        """Check a state wholly, and return what puts it in the place of this one."""
+        name = type(self).__name__
+        fields = ("architecture", "weight_decay_lambda", "params")
+        found = checked_fields(name, state, name, fields)
+        for each, own in self._architecture.items():
+            other = checked_names("architecture", found["architecture"], [*self._architecture])[
+                each
+            ]
+            if type(other) is not type(own) or other != own:
+                raise ValueError(f"the state of {name} is of {each} {other!r}, this net of {own!r}")
+        try:
+            penalty = non_negative("weight_decay_lambda", found["weight_decay_lambda"])
+            arrays = checked_arrays("params", found["params"], copies=False)
+            checked_names("params", arrays, [*self._shapes])
+            for key, shape in self._shapes.items():
+                check_parameter(arrays, key, shape, self.dtype)
+        except TypeError as error:
+            raise ValueError(f"the state of {name}: {error}") from None
+        for key, shape in self._shapes.items():
+            check_parameter(self.params, key, shape, self.dtype)
+            if not self.params[key].flags.writeable:
+                raise ValueError(f"parameter {key!r} is read-only")
+
+        def load() -> None:
+            self.weight_decay_lambda = penalty
+            for key, array in arrays.items():
+                np.copyto(self.params[key], array)
+
+        return load
 
     def _penalty(self) -> float:
         if not self.weight_decay_lambda:

@@ -42,7 +42,7 @@ def loss_bar(
         yield lambda losses: None
         return
     tqdm = _tqdm()
-    if not _has_stream():
+    if not (_has_stream() or _is_in_notebook()):
         yield lambda losses: None
         return
 
@@ -99,8 +99,17 @@ def byte_bar(url: str, total: int | None) -> Iterator[Callable[[int], object]]:
 
 
 def _is_seen() -> bool:
-    """Tell whether a bar can be shown and seen: on a terminal, by tqdm."""
-    return _has_stream() and sys.stderr.isatty() and find_spec("tqdm") is not None
+    """Tell whether a bar can be shown and seen: on a terminal or in a notebook, by tqdm."""
+    if find_spec("tqdm") is None:
+        return False
+    return _is_in_notebook() or (_has_stream() and sys.stderr.isatty())
+
+
+def _is_in_notebook() -> bool:
+    """Tell whether a notebook's kernel runs this, whose output goes to a page."""
+    ipython = sys.modules.get("IPython")  # it is there if anybody has one
+    shell = None if ipython is None else ipython.get_ipython()
+    return shell is not None and hasattr(shell, "kernel")
 
 
 def _has_stream() -> bool:
@@ -110,7 +119,7 @@ def _has_stream() -> bool:
 
 def _tqdm() -> Any:
     try:
-        from tqdm import tqdm
+        from tqdm.auto import tqdm  # of a terminal, or a notebook's
     except ImportError as error:
         raise ImportError("a progress bar needs tqdm: pip install tqdm") from error
     return tqdm

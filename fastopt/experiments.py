@@ -243,6 +243,7 @@ def compare_optimizers(
     dtype: DTypeLike = np.float32,
     seed: int = 0,
     learning_rates: Mapping[str, float] | None = None,
+    flush_subnormals: bool = True,
     progress: Callable[[Mapping[str, float]], None] | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> Comparison:
@@ -268,6 +269,8 @@ def compare_optimizers(
         Of the initial weights and of the batches, ≥ 0.
     learning_rates : mapping of str to float, optional
         By optimizer, instead of its default.
+    flush_subnormals : bool
+        As for `Trainer`; twins keep them in any case.
     progress : callable, optional
         Called after every iteration with the losses on its batch, by optimizer.
     stop : callable, optional
@@ -318,6 +321,7 @@ def compare_optimizers(
             x_train,
             t_train,
             stream,
+            flush_subnormals,
         )
         for (name, optimizer), stream in zip(made.items(), streams, strict=True)
     }
@@ -336,13 +340,17 @@ class _Run:
     """One net and optimizer on their batches, and the notes taken while it trains."""
 
     def __init__(
-        self, net: Any, optimizer: Any, x: Array, t: Array, batches: Iterator[NDArray[np.intp]]
-    ) -> None:
+        self, net: Any, optimizer: Any, x: Array, t: Array, batches: Iterator[NDArray[np.intp]],
+        flush_subnormals: bool,
+    ) -> None:  # fmt: skip
         self._net = net
         self._lr = optimizer.lr
         self._x, self._t = x, t
         self._batches, batches = itertools.tee(batches)
-        self._steps = Trainer(net, optimizer).steps(x, t, batches)
+        trainer = Trainer(
+            net, optimizer, on_nonfinite="continue", flush_subnormals=flush_subnormals
+        )
+        self._steps = trainer.steps(x, t, batches)
         self._losses: list[float] = []
         self._seconds: list[float] = []
 

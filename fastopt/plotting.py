@@ -1,6 +1,6 @@
 # matplotlib is imported only when something is drawn, and pyplot never: no display is needed and
 # nothing is left in its global state. How the numbers come about belongs to `experiments`.
-"""Pictures of the two experiments."""
+"""Pictures of the two experiments, and of a training."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastopt._files import replacing
+from fastopt._history import History
 from fastopt.experiments import valley
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["FORMATS", "plot_losses", "plot_trajectories", "save", "smooth_curve"]
+__all__ = ["FORMATS", "plot_history", "plot_losses", "plot_trajectories", "save", "smooth_curve"]
 
 Array = NDArray[np.float64]
 
@@ -57,6 +58,7 @@ _STYLES = {
     "RMSprop": _Style("#CC79A7", (0, (1.5, 0.8)), "v"),
     "Adam": _Style("#D55E00", (0, (6, 1, 1.5, 1)), "D"),
 }
+_BATCHES, _VALIDATION = _STYLES["Momentum"], _STYLES["Adam"]
 _OTHER_STYLE = _Style("#E69F00", "-", "X")
 LINES = (*_STYLES.values(), _OTHER_STYLE)
 
@@ -276,6 +278,96 @@ def _apart(heights: Sequence[float], gap: float) -> list[float]:
     spread = [(a + b) / 2 for a, b in zip(up, reversed(list(down)), strict=True)]
     room = gap * np.arange(len(spread))  # that those below, or above, need within the axes
     return np.clip(spread, room, 1 - room[::-1]).tolist()  # type: ignore[no-any-return]
+
+
+def plot_history(history: History, title: str = "Training") -> Figure:
+    """Draw the history of a training: the losses, each metric, and the learning rate if it changes.
+
+    Of 200 steps and more the bold line is the trend of the loss on the batches, a mean over about a
+    hundred steps, and the faint one is `smooth_curve`. Losses are drawn on a logarithmic axis where
+    they span more than a decade.
+
+    Parameters
+    ----------
+    history : History
+        What `Trainer.fit` returned, or `Trainer.history` of one under way, of at least one step.
+    title : str
+        Above the axes.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        10 in wide, a panel below the other, for `save`; it belongs to no window.
+
+    Raises
+    ------
+    TypeError
+        `history` is another thing.
+    ValueError
+        There is no step in it.
+    ImportError
+        matplotlib is not installed.
+
+    Examples
+    --------
+    >>> import fastopt
+    >>> from fastopt.plotting import plot_history
+    >>> (x_train, t_train), test = fastopt.datasets.load_mnist()
+    >>> trainer = fastopt.Trainer(fastopt.MultiLayerNet(784, [30], 10, rng=0), fastopt.Adam())
+    >>> figure = plot_history(trainer.fit(x_train, t_train, epochs=2, validation=test))
+    >>> [axes.get_ylabel() for axes in figure.axes]
+    ['loss', 'validation accuracy']
+    """
+    if not isinstance(history, History):
+        raise TypeError(f"history must be what Trainer.fit returns, got {type(history).__name__}")
+    steps, evaluations = history.steps, history.evaluations
+    if not steps["loss"]:
+        raise ValueError("history has no step that could be drawn")
+    at = evaluations.pop("iteration", [])
+    validation = evaluations.pop("validation_loss", [])
+    metrics = {name: values for name, values in evaluations.items() if name.startswith("validat")}
+    rates = np.asarray(steps["lr"], np.float64)
+    changes = bool(np.nanmin(rates) < np.nanmax(rates)) if np.isfinite(rates).any() else False
+    n_below = len(metrics) + changes
+    with new_figure(10, 5.0 + 2.2 * n_below) as figure:
+        ratios = [5.0, *[2.2] * n_below]
+        axes, *below = figure.subplots(
+            1 + n_below, sharex=True, squeeze=False, height_ratios=ratios
+        )[:, 0]
+        axes.set(title=title, ylabel="loss")
+        _draw_loss(axes, steps["iteration"], steps["loss"], at, validation)
+        for panel, (name, values) in zip(below, metrics.items(), strict=False):
+            panel.set(ylabel=name.replace("_", " "))
+            panel.plot(at, values, color=_VALIDATION.color, marker=_VALIDATION.marker, linewidth=2)
+            panel.grid(axis="y", color="0.9")
+        if changes:
+            below[-1].set(ylabel="learning rate")
+            below[-1].plot(steps["iteration"], rates, color="0.3", linewidth=2)
+            below[-1].grid(axis="y", color="0.9")
+        last = below[-1] if below else axes
+        last.set_xlabel("step")
+        count_along_x(last)
+    return figure
+
+
+def _draw_loss(
+    axes: Axes, iterations: Sequence[int], losses: Sequence[float], at: Sequence[int],
+    validation: Sequence[float],
+) -> None:  # fmt: skip
+    """Draw losses on batches, and on validation data where there are any."""
+    curve = np.asarray(losses, np.float64)
+    bold, label = curve, "on the batches"
+    if len(curve) >= _SHORT:
+        bold, label = _trend(curve), "on the batches: trend; faint: smoothed over 11 steps"
+        axes.plot(iterations, smooth_curve(curve), color=_BATCHES.color, linewidth=0.8, alpha=0.35)
+    axes.plot(iterations, bold, color=_BATCHES.color, linewidth=2.6, label=label)
+    if validation:
+        axes.plot(
+            at, validation, color=_VALIDATION.color, marker=_VALIDATION.marker, linewidth=2,
+            markeredgecolor="white", markersize=8, label="on the validation data",
+        )  # fmt: skip
+    _scale_losses(axes, [bold[len(bold) // 100 :], np.asarray(validation, np.float64)])
+    axes.legend(frameon=False, fontsize=13)
 
 
 def plot_trajectories(

@@ -153,6 +153,7 @@ class TestCompare:
             "dtype": "float32",
             "seed": 0,
             "learning_rates": {},
+            "flush_subnormals": True,
         }
 
     @pytest.mark.parametrize(

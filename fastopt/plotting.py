@@ -344,6 +344,7 @@ def plot_history(history: History, title: str = "Training") -> Figure:
             below[-1].set(ylabel="learning rate")
             below[-1].plot(steps["iteration"], rates, color="0.3", linewidth=2)
             below[-1].grid(axis="y", color="0.9")
+        figure.align_ylabels()
         last = below[-1] if below else axes
         last.set_xlabel("step")
         count_along_x(last)

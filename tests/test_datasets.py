@@ -15,7 +15,6 @@ import threading
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -563,8 +562,8 @@ class InterruptedBar:
 
 
 def test_interrupt_while_receiving_leaves_nothing(server, cache, monkeypatch):
-    stand_in = SimpleNamespace(tqdm=InterruptedBar, __spec__=find_spec("tqdm"))
-    monkeypatch.setitem(sys.modules, "tqdm", stand_in)
+    stand_in = SimpleNamespace(tqdm=InterruptedBar)
+    monkeypatch.setitem(sys.modules, "tqdm.auto", stand_in)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setattr(_download, "_CHUNK", 10)
     server.answers[0] = stalled_halfway

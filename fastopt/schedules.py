@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import cycle
 from math import cos, inf, isinf, pi, sqrt
+from textwrap import fill
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
@@ -1012,9 +1013,9 @@ class ReduceOnPlateau(_Schedule):
             raise ValueError(f"state must have {', '.join(self._state)}, got {state!r}")
         checks = {"value": non_negative, "best": bound, "waited": count, "cooling": count}
         try:
-            loaded = {name: check(name, state[name]) for name, check in checks.items()}
+            loaded = {name: check(f"state: {name}", state[name]) for name, check in checks.items()}
         except TypeError as error:
-            raise ValueError(f"state: {error}") from None
+            raise ValueError(str(error)) from None
         highest = {"value": self.initial, "waited": self.patience, "cooling": self.cooldown}
         for name, limit in highest.items():
             lowest = self.minimum if name == "value" else 0
@@ -1058,7 +1059,7 @@ def plot(
     Returns
     -------
     matplotlib.figure.Figure
-        10 in × 5.8 in, for `fastopt.plotting.save`; it belongs to no window.
+        10 in wide, for `fastopt.plotting.save`; it belongs to no window.
 
     Raises
     ------
@@ -1083,14 +1084,15 @@ def plot(
     curves = [
         (label, [each(t) for t in range(steps + 1)]) for label, each in _labelled(schedules, labels)
     ]
-    with new_figure(10, 5.8) as figure:
+    keys = [fill(label, 80) for label, _ in curves]
+    with new_figure(10, 5 + 0.25 * sum(key.count("\n") + 1 for key in keys)) as figure:
         axes = figure.add_subplot()
         axes.set(xlabel="steps completed", xlim=(0, steps))
         axes.grid(axis="y", color="0.9")
         for (label, numbers), line in zip(curves, cycle(LINES), strict=False):
             axes.plot(numbers, label=label, color=line.color, linestyle=line.dashes, linewidth=2.2)
         count_along_x(axes)
-        figure.legend(loc="outside lower center", frameon=False, fontsize=13)
+        figure.legend(axes.lines, keys, loc="outside lower center", frameon=False, fontsize=13)
     return figure
 
 

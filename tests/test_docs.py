@@ -21,7 +21,7 @@ import pytest
 from helpers.pages import README, ROOT, blocks, needs_sources
 
 import fastopt
-from fastopt import datasets, experiments, plotting, reference, training
+from fastopt import datasets, experiments, plotting, reference, schedules, training
 
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 REPOSITORY = "https://github.com/fastopt/fastopt/blob/main/"
@@ -51,7 +51,7 @@ def _same_number_of_threads():
 
 def public_things():
     """Yield the name and the thing for all that a user calls: classes, their methods, functions."""
-    for module in (fastopt, datasets, experiments, plotting):
+    for module in (fastopt, datasets, experiments, plotting, schedules):
         prefix = "" if module is fastopt else f"{module.__name__.rpartition('.')[2]}."
         for name in module.__all__:
             thing = getattr(module, name)
@@ -125,7 +125,7 @@ def test_docstring_is_in_order_and_describes_nothing_that_is_not_there(name):
 
 @pytest.mark.parametrize(
     "module",
-    [fastopt, datasets, experiments, plotting, reference, training],
+    [fastopt, datasets, experiments, plotting, reference, schedules, training],
     ids=lambda module: module.__name__,
 )
 def test_public_modules_tell_users_nothing_about_the_files(module):

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fastopt
-from fastopt import AdaGrad, Trainer, reference
+from fastopt import AdaGrad, Trainer, reference, schedules
 from fastopt.typing import Activation, EvaluableNet, Grads, Net, Optimizer, Params, SupportsUpdate
 
 
@@ -97,6 +97,12 @@ trainer.optimizer.momentum = 0.5
 trainer.optimizer.lr = lambda t: 0.1 / (1 + t)
 trainer.optimizer.lr = trainer.optimizer.lr / 2
 fastopt.AdamW(lr=lambda t: 0.1, clip_global_norm=1, ema=0.99, groups={"b*": {"frozen": True}})
+warm = schedules.warmup(10, schedules.one_cycle(0.1, 90, end=0))
+optimizer = fastopt.SGD(lr=schedules.join([(5, 0.1), (9, lambda t: 0.1), warm]), high=warm)
+optimizer.lr = plateau = schedules.ReduceOnPlateau(0.1, patience=3)
+plateau.report(trainer.optimizer.lr)
+rate: float = warm(3) + plateau.initial + schedules.piecewise({0: 0.1, 5: 0.05}).values[0]
+schedules.plot({"warm": warm, "own": lambda t: 0.1}, steps=100)
 history: dict[str, list[Any]] = trainer.fit(np.ones((4, 3)), np.ones(4), epochs=1)
 fastopt.experiments.trajectory(fastopt.SGD())
 """.replace(
@@ -131,6 +137,10 @@ fastopt.Trainer(NoNet(), fastopt.SGD())
 fastopt.Trainer(fastopt.TwoLayerNet(4, 3, 2), NoOptimizer())
 fastopt.Trainer(fastopt.TwoLayerNet(4, 3, 2), fastopt.SGD())
 fastopt.Trainer(fastopt.TwoLayerNet(4, 3, 2), fastopt.SGD()).optimizer.momentum = 0.9
+fastopt.schedules.cosine("0.1", 100)
+fastopt.schedules.cosine(0.1)
+fastopt.schedules.cosine(0.1, 100).steps = 3
+fastopt.SGD(lr=fastopt.schedules.cosine)
 fastopt.set_num_threads("2")
 fastopt.show_config("json")
 """

@@ -224,10 +224,15 @@ def _part(name: str, value: Any) -> Any:
         raise TypeError(f"{name} must be a schedule or a number, got {value!r}") from None
 
 
+def caller(schedule: Any) -> Any:
+    """Return what gives a schedule's numbers: of ours the method, which is quicker to call."""
+    return schedule.__call__ if isinstance(schedule, _Schedule) else schedule
+
+
 def _asked(name: str, part: Any) -> Schedule:
     """Return what gives a part's numbers as floats; those of one's own callable are checked."""
     if isinstance(part, _Schedule):
-        return part
+        return caller(part)
     return partial(_ask, name, part)
 
 
@@ -504,14 +509,14 @@ class cosine_restarts(_Schedule):
     cycles: int = argument(whole)
     final: float = argument(finite, default=0.0)
 
-    _cycle: cosine = internal()
+    _cycle: Schedule = internal()
 
     def _made(self) -> None:
         if self.cycles > self.steps:
             raise ValueError(
                 f"cycles must not be more than steps, got {self.cycles} and {self.steps}"
             )
-        self._put("_cycle", cosine(self.initial, self.steps, self.final))
+        self._put("_cycle", caller(cosine(self.initial, self.steps, self.final)))
 
     def __call__(self, t: int) -> float:
         """Return the number of the step after t completed ones."""
@@ -568,8 +573,8 @@ class one_cycle(_Schedule):
     )
 
     _top: int = internal()
-    _up: cosine = internal()
-    _down: cosine = internal()
+    _up: Schedule = internal()
+    _down: Schedule = internal()
 
     def _made(self) -> None:
         top = min(round(self.warmup * self.steps), self.steps - 1)

@@ -38,7 +38,7 @@ from fastopt.optimizers._declared import (
 )
 from fastopt.optimizers._groups import FROZEN, Groups
 from fastopt.optimizers._state import checked_state, state_of
-from fastopt.schedules import plateaus
+from fastopt.schedules import caller, plateaus
 
 __all__ = ["NEUTRAL", "Following", "OptionRow", "Optioned", "Options", "option_row"]
 
@@ -464,7 +464,7 @@ class _Numbers:
     def _simply_following(self) -> Following:
         """Return the same for one schedule of one row: it is most schedules' case, and quicker."""
         (row,), (schedule,), compute = self.rows, self.schedules, self._compute
-        name, number_at, options_vary = schedule.name, schedule.value, self._options_vary
+        name, number_at, options_vary = schedule.name, caller(schedule.value), self._options_vary
         least, below = schedule.check.takes  # type: ignore[attr-defined]
 
         def following(t: int, options: Options) -> tuple[tuple[Coefficients, ...], Options]:

@@ -1,7 +1,7 @@
 # The types of csrc/fastopt/_step.pyx; stubtest holds the two to each other.
 
-from collections.abc import Mapping, MutableMapping
-from typing import Any, final
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any, NoReturn, final
 
 from typing_extensions import Self
 
@@ -38,6 +38,28 @@ class Setup:
     def __reduce__(self) -> tuple[type[Setup], tuple[Any, ...]]: ...
 
 @final
+class Following:
+    @property
+    def rows(self) -> tuple[object, ...]: ...
+    @property
+    def schedules(self) -> tuple[tuple[Any, ...], ...]: ...
+    @property
+    def finish(self) -> Callable[[int], object] | None: ...
+    @property
+    def compute(self) -> Callable[[Any, float], tuple[float, ...]]: ...
+    @property
+    def option_row(self) -> Callable[[Any, int], tuple[float, ...]] | None: ...
+    def __new__(
+        cls,
+        rows: tuple[object, ...],
+        schedules: tuple[tuple[Any, ...], ...],
+        finish: Callable[[int], object] | None,
+        compute: Callable[[Any, float], tuple[float, ...]],
+        option_row: Callable[[Any, int], tuple[float, ...]] | None,
+    ) -> Self: ...
+    def __reduce__(self) -> NoReturn: ...
+
+@final
 class Stepper:
     flushes: bool
     @property
@@ -61,7 +83,7 @@ class Stepper:
         params: MutableMapping[Any, Any],
         grads: Mapping[Any, Any],
         setup: Setup,
-        rows: tuple[tuple[float, ...], ...],
+        rows: tuple[tuple[float, ...], ...] | Following,
         as_of: int,
         flush: bool,
         owner: object = None,

@@ -224,9 +224,11 @@ def _part(name: str, value: Any) -> Any:
         raise TypeError(f"{name} must be a schedule or a number, got {value!r}") from None
 
 
-def caller(schedule: Any) -> Any:
+def caller(schedule: Callable[[int], Any]) -> Callable[[int], Any]:
     """Return what gives a schedule's numbers: of ours the method, which is quicker to call."""
-    return schedule.__call__ if isinstance(schedule, _Schedule) else schedule
+    if isinstance(schedule, _Schedule):
+        return schedule.__call__
+    return schedule
 
 
 def _asked(name: str, part: Any) -> Schedule:

@@ -194,6 +194,53 @@ cdef class Setup:
 
 
 @final
+cdef class Following:
+    """What gives the numbers of each step anew, where they follow from how many there were.
+
+    Parameters
+    ----------
+    rows : tuple of object
+        Each holds the hyper-parameters and options of a row, as attributes.
+    schedules : tuple of (callable, float, float, str, tuple of object, callable)
+        What returns a number for t completed steps; floats from here to below there are taken as
+        they are; the attribute that it becomes, and of which rows; what makes of another thing, and
+        t, a number, or raises an error.
+    finish : callable or None
+        Called with t once the attributes are set.
+    compute : callable
+        Returns the coefficients of a row, for it and the step counted from 1.
+    option_row : callable or None
+        Returns the options of a row, for it and 1; None where they stay the same.
+    """
+
+    cdef readonly tuple rows
+    cdef readonly tuple schedules
+    cdef readonly object finish
+    cdef readonly object compute
+    cdef readonly object option_row
+
+    def __cinit__(self, tuple rows, tuple schedules, finish, compute, option_row):
+        self.rows, self.schedules = rows, schedules
+        self.finish, self.compute, self.option_row = finish, compute, option_row
+
+    def __reduce__(self):
+        raise TypeError("it follows from an optimizer's settings, which are copied")
+
+    cdef int follow(self, long long t) except -1:
+        """Set the rows to their numbers after t steps."""
+        cdef double least, below
+        for number_at, least, below, name, rows, checked in self.schedules:
+            number = number_at(t)
+            if type(number) is not float or not least <= <double> number < below:
+                number = checked(number, t)
+            for row in <tuple> rows:
+                setattr(row, name, number)
+        if self.finish is not None:
+            self.finish(t)
+        return 0
+
+
+@final
 cdef class Stepper:
     """Takes the parameters of one optimizer through its rule, a call a step.
 
@@ -224,6 +271,7 @@ cdef class Stepper:
     cdef Py_ssize_t rows_capacity
     cdef tuple given_options   # of the rows
     cdef Row* options          # and as the kernels read them
+    cdef Py_ssize_t n_options  # as many as rows, or none
     cdef Py_ssize_t options_capacity
     cdef Py_ssize_t bytes_moved
     cdef Job* jobs             # of the step under way, if it is for several threads
@@ -288,8 +336,8 @@ cdef class Stepper:
         store(&self.busy, 0)
 
     def step(
-        self, params, grads, Setup setup not None, tuple rows not None, long long as_of,
-        bint flush, owner=None, tuple options not None=(),
+        self, params, grads, Setup setup not None, rows, long long as_of, bint flush, owner=None,
+        tuple options not None=(),
     ):
         """Update all parameters and states in place.
 
@@ -299,7 +347,7 @@ cdef class Stepper:
             What `update` of the optimizers takes.
         setup : Setup
             States, and what kind of step it is.
-        rows : tuple of tuple of float
+        rows : tuple of tuple of float, or Following
             Rows of coefficients, each in the order in which the rule reads them.
         as_of : int
             How many steps had been completed when the coefficients were computed; negative if they
@@ -312,7 +360,7 @@ cdef class Stepper:
             are several; zeros and the first row without one.
         options : tuple of (tuple of float or None)
             For each row of coefficients: scale, limit, decay, shrink, low, high, 1 - ema; None where
-            all are neutral. Empty where all rows' are.
+            all are neutral. Empty where all rows' are. Those of a `Following` come before them.
 
         Returns
         -------
@@ -333,11 +381,14 @@ cdef class Stepper:
                 raise ValueError(
                     f"iter must be a whole number from 0 to 2**53 - 1, got {self.steps + 1}"
                 )
-            if rows is not self.given_rows:
-                self.set_rows(rows)
-            if options is not self.given_options:
-                self.set_options(options)
-            if options and len(options) != self.n_rows:
+            if type(rows) is Following:
+                self.follow(<Following> rows, options)
+            else:
+                if rows is not self.given_rows:
+                    self.set_rows(rows)
+                if options is not self.given_options:
+                    self.set_options(options)
+            if self.n_options not in (0, self.n_rows):
                 raise TypeError(f"{self.n_rows} rows want options each, or none at all")
             if setup is not self.setup:
                 self.set_up(setup)
@@ -392,48 +443,85 @@ cdef class Stepper:
             self.owner == forking_thread and began >= forked_since
         )
 
+    cdef int follow(self, Following rows, tuple options) except -1:
+        """Set the numbers of the step after those that were."""
+        cdef Py_ssize_t i
+        cdef long long t = load(&self.n_steps)
+        rows.follow(t)
+        self.given_rows = None
+        self.reserve_rows(len(rows.rows))
+        for i in range(self.n_rows):
+            self.set_row(i, rows.compute(rows.rows[i], <double> t + 1))
+        if rows.option_row is None:
+            if options is not self.given_options:
+                self.set_options(options)
+            return 0
+        self.given_options = None
+        self.reserve_options(self.n_rows)
+        for i in range(self.n_rows):
+            self.set_option_row(i, rows.option_row(rows.rows[i], 1))
+        return 0
+
     cdef int set_rows(self, tuple rows) except -1:
         """Copy the coefficients, which the kernels read without the GIL."""
-        cdef Py_ssize_t n = self.rule.n_coefficients, i
-        cdef double* to
+        cdef Py_ssize_t i
         self.given_rows = None
         if not rows:
             raise TypeError("a step wants one row of coefficients at least")
-        if len(rows) * n > self.rows_capacity:
-            to = <double*> PyMem_Realloc(self.rows, len(rows) * n * sizeof(double))
+        self.reserve_rows(len(rows))
+        for i in range(self.n_rows):
+            self.set_row(i, rows[i])
+        self.given_rows = rows
+        return 0
+
+    cdef int reserve_rows(self, Py_ssize_t n) except -1:
+        cdef double* to
+        if n > self.rows_capacity:
+            to = <double*> PyMem_Realloc(self.rows, n * self.rule.n_coefficients * sizeof(double))
             if to == NULL:
                 raise MemoryError()
-            self.rows, self.rows_capacity = to, len(rows) * n
-        to = self.rows
-        for row in rows:
-            if len(<tuple?> row) != n:
-                raise TypeError(f"rule {self.rule_name} wants {rules[self.rule_name][0]}")
-            for i in range(n):
-                to[i] = (<tuple> row)[i]
-            to += n
-        if len(rows) != self.n_rows:
+            self.rows, self.rows_capacity = to, n
+        if n != self.n_rows:
             self.entries.forget()  # which row is whose
-        self.given_rows, self.n_rows = rows, len(rows)
+        self.n_rows = n
+        return 0
+
+    cdef int set_row(self, Py_ssize_t i, tuple row) except -1:
+        cdef Py_ssize_t k, n = self.rule.n_coefficients
+        if row is None or len(row) != n:
+            raise TypeError(f"rule {self.rule_name} wants {rules[self.rule_name][0]}")
+        for k in range(n):
+            self.rows[i * n + k] = row[k]
         return 0
 
     cdef int set_options(self, tuple options) except -1:
         """Copy the options of the rows."""
         cdef Py_ssize_t i
-        cdef Row* to
         self.given_options = None
-        if len(options) > self.options_capacity:
-            to = <Row*> PyMem_Realloc(self.options, len(options) * sizeof(Row))
+        self.reserve_options(len(options))
+        for i in range(self.n_options):
+            self.set_option_row(i, options[i])
+        self.given_options = options
+        return 0
+
+    cdef int reserve_options(self, Py_ssize_t n) except -1:
+        cdef Row* to
+        if n > self.options_capacity:
+            to = <Row*> PyMem_Realloc(self.options, n * sizeof(Row))
             if to == NULL:
                 raise MemoryError()
-            self.options, self.options_capacity = to, len(options)
-        for i in range(len(options)):
-            self.options[i] = NEUTRAL
-            if options[i] is not None:
-                scale, limit, decay, shrink, low, high, one_minus_ema = <tuple?> options[i]
-                self.options[i] = as_row(
-                    Options(scale, limit, decay, shrink, low, high), one_minus_ema, False
-                )
-        self.given_options = options
+            self.options, self.options_capacity = to, n
+        self.n_options = n
+        return 0
+
+    cdef int set_option_row(self, Py_ssize_t i, tuple row) except -1:
+        cdef double scale, limit, decay, shrink, low, high, one_minus_ema
+        self.options[i] = NEUTRAL
+        if row is not None:
+            scale, limit, decay, shrink, low, high, one_minus_ema = row
+            self.options[i] = as_row(
+                Options(scale, limit, decay, shrink, low, high), one_minus_ema, False
+            )
         return 0
 
     cdef object take(self, params, grads, owner, float_mode mode):
@@ -454,7 +542,7 @@ cdef class Stepper:
         if is_new:
             self.settle(params, seen_states, owner)
         self.work.rows, self.work.jobs = self.rows, self.jobs
-        self.work.options = self.options if self.given_options else NULL
+        self.work.options = self.options if self.n_options else NULL
         self.work.is_plain = self.work.options == NULL and not (
             self.setup.has_sums or self.setup.measures
         )

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastopt import _subnormals
-from fastopt._step import Setup, Stepper, rules
+from fastopt._step import Following, Setup, Stepper, rules
 from fastopt.optimizers._declared import Coefficients, State, internal
 from fastopt.optimizers._groups import FROZEN
-from fastopt.optimizers._options import Following, Optioned, Options
+from fastopt.optimizers._options import Optioned, Options, option_row
+from fastopt.schedules import caller
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -29,11 +30,10 @@ class Optimizer(Optioned):
     """An optimizer whose steps are compiled: a rule of the kernels, and a dict for each state."""
 
     _stepper: Stepper = internal(in_each_step=True)
-    # Coefficients, as long as they stay the same
-    _rows: tuple[Coefficients, ...] | None = internal(in_each_step=True)
-    # What else a step is told, where it is no more than a call of the stepper, and what gives its
-    # numbers where they are groups' or schedules'
-    _told: tuple[Setup, Options, Following | None] | None = internal(in_each_step=True)
+    # What else a step is told, where that stays the same: setup, coefficients and options
+    _told: tuple[Setup, tuple[Coefficients, ...] | Following, Options] | None = internal(
+        in_each_step=True
+    )
     _spare: State = internal()  # arrays of sums that were used
 
     def __init_subclass__(cls) -> None:
@@ -60,7 +60,7 @@ class Optimizer(Optioned):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        state |= {"_rows": None, "_told": None}
+        state["_told"] = None
         state["_kept"]["_spare"] = {}
         return state
 
@@ -68,7 +68,6 @@ class Optimizer(Optioned):
         super()._was_set(name)
         if name == "groups":
             self._stepper.forget()  # which row is whose
-        self._put("_rows", None)
         self._put("_told", None)
 
     def update(self, params: MutableMapping[Any, Any], grads: Mapping[Any, Any]) -> None:
@@ -123,18 +122,14 @@ class Optimizer(Optioned):
         >>> params["W"].tolist(), params["scale"], params["frozen"].tolist()
         ([[0.75, 0.75], [0.75, 0.75]], 2.0, [0.0, 0.0, 0.0])
         """
-        told, rows, t = self._told, self._rows, -1  # each read once: others may set them
+        told = self._told  # read once: others may set it
         if told is None:
             self._prepare_and_step(params, grads)
             return
-        stepper, (setup, options, following) = self._stepper, told
-        if rows is None:
-            t = stepper.steps
-            if following is None:
-                rows = (self._coefficients(t + 1.0),)  # a float: powers of it are faster
-            else:
-                rows, options = following(t, options)
-        norm = stepper.step(params, grads, setup, rows, t, _subnormals.flushes, self, options)
+        setup, rows, options = told
+        norm = self._stepper.step(
+            params, grads, setup, rows, -1, _subnormals.flushes, self, options
+        )
         if norm is not None:
             self._note(norm)
 
@@ -156,13 +151,11 @@ class Optimizer(Optioned):
             grads = grads if adds else _without_none(grads, params, sums)
             spare = {} if adds else self._cleared(sums, params)
         setup, options = self._new_setup(n_calls, sums, adds), numbers.options(n_calls)
-        is_constant = self._is_constant and not numbers.vary
-        is_own = len(rows) == 1 and not numbers.vary
-        following = None if is_own else numbers.following
         self._put("_deciding", (rows, n_calls))
         if sums is None and not self._scalars:
-            self._put("_rows", coefficients if is_constant else None)
-            self._put("_told", (setup, options, following))
+            is_constant = self._is_constant and not numbers.vary
+            following = coefficients if is_constant else _following(numbers)
+            self._put("_told", (setup, following, options))
         flush = _subnormals.flushes
         try:
             norm = stepper.step(params, grads, setup, coefficients, t, flush, self, options)
@@ -259,6 +252,17 @@ class Optimizer(Optioned):
     @iter.setter
     def iter(self, steps: int) -> None:
         self._stepper.set_steps(steps)
+
+
+def _following(numbers: Any) -> Following:
+    """Return what gives an optimizer's numbers in each step."""
+    schedules = [
+        (caller(each.value), *each.check.takes, each.name, tuple(each.rows), each.checked)
+        for each in numbers.schedules
+    ]
+    finish = None if numbers.are_finished else numbers.finish
+    of_options = option_row if numbers.options_vary else None
+    return Following(tuple(numbers.rows), tuple(schedules), finish, numbers.compute, of_options)
 
 
 def _without_none(

@@ -38,9 +38,9 @@ from fastopt.optimizers._declared import (
 )
 from fastopt.optimizers._groups import FROZEN, Groups
 from fastopt.optimizers._state import checked_state, state_of
-from fastopt.schedules import caller, plateaus
+from fastopt.schedules import plateaus
 
-__all__ = ["NEUTRAL", "Following", "OptionRow", "Optioned", "Options", "option_row"]
+__all__ = ["NEUTRAL", "OptionRow", "Optioned", "Options", "option_row"]
 
 OptionRow = tuple[float, ...]
 """Numbers of a group's options in the order in which kernels and twins read them: scale, limit,
@@ -48,9 +48,6 @@ decay, shrink, low, high, 1 - ema."""
 
 Options = tuple[OptionRow | None, ...]
 """Of each row, None where they are neutral; nothing where all rows' are."""
-
-Following = Callable[[int, Options], tuple[tuple[Coefficients, ...], Options]]
-"""Returns coefficients and options of the step after t completed ones, given t and the options."""
 
 _OPTIONS_OF_A_ROW = {"weight_decay", "low", "high", "clip_value", "ema"}
 
@@ -396,7 +393,7 @@ class _Numbers:
         settings = [own, *({**own, **settings} for _, settings in groups)]
         self.names = [[*each] for each in settings]
         self.rows = [_Row(each) for each in settings]
-        self._compute = type(optimizer)._coefficients
+        self.compute = type(optimizer)._coefficients
         self._where = ["", *(f"groups[{pattern!r}]: " for pattern, _ in groups)]
         self._scaled = [row for row in self.rows if hasattr(row, "lr_scale")]
         self.schedules = self._found_schedules(optimizer._settings)
@@ -404,10 +401,11 @@ class _Numbers:
         varying = {schedule.name for schedule in self.schedules}
         decays = any(row.decoupled and row.weight_decay != 0 for row in self.rows)
         self.vary = bool(varying)
-        self._options_vary = bool(varying & _OPTIONS_OF_A_ROW) or (
+        self.options_vary = bool(varying & _OPTIONS_OF_A_ROW) or (
             decays and bool(varying & {"lr", "lr_scale"})
         )
         self._bounds_vary = bool(varying & {"low", "high"})
+        self.are_finished = not (self._scaled or self._bounds_vary)
         self.are_measured = optimizer.nonfinite != "propagate" or any(
             row.clip_norm is not None or row.clip_global_norm is not None for row in self.rows
         )
@@ -418,8 +416,6 @@ class _Numbers:
         for row in self.rows:
             if row.clip_norm is not None and row.clip_global_norm is not None:
                 raise ValueError("clip_norm and clip_global_norm exclude each other: set one")
-        is_simple = len(self.rows) == len(self.schedules) == 1 and not self._bounds_vary
-        self.following: Following = self._simply_following() if is_simple else self._following
 
     def _found_schedules(self, declared: Mapping[str, Any]) -> list[_Schedule]:
         """Return the settings that are schedules; one that several rows share is called once."""
@@ -440,43 +436,24 @@ class _Numbers:
             number = schedule.checked(schedule.value(t), t)
             for row in schedule.rows:
                 setattr(row, schedule.name, number)
-        if self._scaled:
-            self._scale()
+        self.finish(t)
+        return self.rows
+
+    def finish(self, t: int) -> None:
+        """Make of the rows what follows from their schedules' numbers for t."""
+        self._scale()
         if self._bounds_vary:
             self._check_bounds(f" at t = {t}")
-        return self.rows
 
     def coefficients(self, t: float) -> tuple[Coefficients, ...]:
         """Return each row's coefficients for step t, counted from 1."""
-        return tuple([self._compute(row, t) for row in self.rows])
+        return tuple([self.compute(row, t) for row in self.rows])
 
     def options(self, n_calls: int) -> Options:
         """Return each row's options, of a mean of so many gradients."""
         options = [option_row(row, n_calls) for row in self.rows]
         changing = tuple([None if row == NEUTRAL else row for row in options])
         return changing if any(changing) else ()
-
-    def _following(self, t: int, options: Options) -> tuple[tuple[Coefficients, ...], Options]:
-        """Return coefficients and options of the step after t completed ones; these are given."""
-        self.at(t)
-        return self.coefficients(t + 1.0), self.options(1) if self._options_vary else options
-
-    def _simply_following(self) -> Following:
-        """Return the same for one schedule of one row: it is most schedules' case, and quicker."""
-        (row,), (schedule,), compute = self.rows, self.schedules, self._compute
-        name, number_at, options_vary = schedule.name, caller(schedule.value), self._options_vary
-        least, below = schedule.check.takes  # type: ignore[attr-defined]
-
-        def following(t: int, options: Options) -> tuple[tuple[Coefficients, ...], Options]:
-            number = number_at(t)
-            if type(number) is not float or not least <= number < below:
-                number = schedule.checked(number, t)
-            setattr(row, name, number)
-            if options_vary:
-                options = (option_row(row, 1),)
-            return (compute(row, t + 1.0),), options
-
-        return following
 
     def _scale(self) -> None:
         for row in self._scaled:

@@ -51,7 +51,7 @@ class Row:
     """A schedule.
 
     ``formula(t)`` returns its numbers as the documentation has them. ``exact`` are numbers without
-    any tolerance; ``golden`` are PyTorch 2.9's, where it has the schedule, else worked out by hand.
+    any tolerance; ``golden`` are PyTorch 2.13's, where it has the schedule, or worked out by hand.
     """
 
     text: str  # as `repr` writes it

@@ -409,6 +409,14 @@ def test_attributes_are_the_arguments_and_read_only(row):
     assert repr(schedule) == row.text
 
 
+def test_boundaries_may_come_in_any_order():
+    one, other = piecewise({10: 1, 0: 2, 5: 3}), piecewise({0: 2, 5: 3, 10: 1})
+    assert one == other
+    assert hash(one) == hash(other)
+    assert repr(one) == repr(other)
+    assert [one(t) for t in (0, 4, 5, 9, 10)] == [2.0, 2.0, 3.0, 3.0, 1.0]
+
+
 def test_containers_among_the_attributes_are_read_only():
     given_to, pairs = {0: 1.0, 3: 2.0}, [(3, 0.1), 0.2]
     schedule, joined = piecewise(given_to), join(pairs)

@@ -506,7 +506,7 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     Parameters
     ----------
     figure : matplotlib.figure.Figure
-        As `plot_losses` and `plot_trajectories` return it.
+        As `plot_losses`, `plot_trajectories` and `schedules.plot` return it.
     path : path
         Ends in one of `FORMATS`. The file appears whole or not at all; one that was there stays as
         it is until then.

@@ -256,8 +256,6 @@ def _depth_over(parts: Sequence[Any]) -> int:
 class constant(_Schedule):
     """The same number in every step.
 
-    .. math:: value
-
     Parameters
     ----------
     value : float
@@ -285,9 +283,11 @@ class constant(_Schedule):
 
 
 class step(_Schedule):
-    r"""Multiplied by a factor every so many steps: step decay.
+    """Multiplied by a factor every so many steps: step decay.
 
-    .. math:: initial \cdot factor^{\lfloor t / every \rfloor}
+    ::
+
+        initial * factor ** (t // every)
 
     Parameters
     ----------
@@ -323,9 +323,11 @@ class step(_Schedule):
 
 
 class exponential(_Schedule):
-    r"""Multiplied by a rate in the course of so many steps: exponential decay.
+    """Multiplied by a rate in the course of so many steps: exponential decay.
 
-    .. math:: initial \cdot rate^{t / every}
+    ::
+
+        initial * rate ** (t / every)
 
     Parameters
     ----------
@@ -370,9 +372,11 @@ def _times_power(initial: float, base: float, exponent: float) -> float:
 
 
 class linear(_Schedule):
-    r"""From one number to another in equal parts: linear decay, or growth.
+    """From one number to another in equal parts: linear decay, or growth.
 
-    .. math:: initial + (final - initial) \cdot \frac{t}{steps}
+    ::
+
+        initial + (final - initial) * t / steps
 
     and `final` from t = `steps` on.
 
@@ -412,9 +416,11 @@ class linear(_Schedule):
 
 
 class cosine(_Schedule):
-    r"""From one number to another along half a cosine: cosine decay, cosine annealing.
+    """From one number to another along half a cosine: cosine decay, cosine annealing.
 
-    .. math:: final + (initial - final) \cdot \frac{1 + \cos(\pi t / steps)}{2}
+    ::
+
+        final + (initial - final) * (1 + cos(pi * t / steps)) / 2
 
     and `final` from t = `steps` on.
 
@@ -466,11 +472,11 @@ class cosine(_Schedule):
 
 
 class cosine_restarts(_Schedule):
-    r"""Several equal cosines after one another: cosine annealing with warm restarts.
+    """Several equal cosines after one another: cosine annealing with warm restarts.
 
-    With :math:`u = t \cdot cycles \bmod steps`,
+    ::
 
-    .. math:: final + (initial - final) \cdot \frac{1 + \cos(\pi u / steps)}{2}
+        final + (initial - final) * (1 + cos(pi * (t * cycles % steps) / steps)) / 2
 
     and `final` from t = `steps` on. A cycle lasts steps / cycles steps; where that is no whole
     number, it begins between two steps, and the first step in it is on its way already.
@@ -591,9 +597,11 @@ class one_cycle(_Schedule):
 
 
 class polynomial(_Schedule):
-    r"""From one number to another along a power: polynomial decay.
+    """From one number to another along a power: polynomial decay.
 
-    .. math:: final + (initial - final) \cdot \left(1 - \frac{t}{steps}\right)^{power}
+    ::
+
+        final + (initial - final) * (1 - t / steps) ** power
 
     and `final` from t = `steps` on.
 
@@ -637,9 +645,11 @@ class polynomial(_Schedule):
 
 
 class inverse_sqrt(_Schedule):
-    r"""Falling with the square root of the steps.
+    """Falling with the square root of the steps.
 
-    .. math:: initial \cdot \sqrt{\frac{timescale}{t + timescale}}
+    ::
+
+        initial * sqrt(timescale / (t + timescale))
 
     Parameters
     ----------
@@ -753,11 +763,14 @@ def _part_of_plain(name: str, plain: Any, depth: int) -> _Schedule:
 
 
 class warmup(_Schedule):
-    r"""Linear warm-up: from 0 in equal parts to what another schedule begins with; then that one.
+    """Linear warm-up: from 0 in equal parts to what another schedule begins with; then that one.
 
-    .. math:: then(0) \cdot \frac{t}{steps}
+    ::
 
-    for t < `steps`, and then(t - steps) from there on. The first step has the number 0.
+        then(0) * t / steps  # t < steps
+        then(t - steps)  # from there on
+
+    So the first step has the number 0.
 
     Parameters
     ----------
@@ -896,7 +909,7 @@ class ReduceOnPlateau(_Schedule):
     The number stays the same from step to step until `report` moves it. A metric is better than the
     best one so far if it is below it by more than a share of its size,
 
-    .. code-block:: text
+    ::
 
         metric < best - threshold * abs(best)
 

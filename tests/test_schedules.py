@@ -51,7 +51,7 @@ class Row:
     """A schedule.
 
     ``formula(t)`` returns its numbers as the documentation has them. ``exact`` are numbers without
-    any tolerance; ``golden`` are PyTorch 2.9's, where it has the schedule, else worked out by hand.
+    any tolerance; ``golden`` are PyTorch 2.13's, where it has the schedule, or worked out by hand.
     """
 
     text: str  # as `repr` writes it
@@ -407,6 +407,14 @@ def test_attributes_are_the_arguments_and_read_only(row):
             delattr(schedule, name)
     assert not hasattr(schedule, "__dict__")
     assert repr(schedule) == row.text
+
+
+def test_boundaries_may_come_in_any_order():
+    one, other = piecewise({10: 1, 0: 2, 5: 3}), piecewise({0: 2, 5: 3, 10: 1})
+    assert one == other
+    assert hash(one) == hash(other)
+    assert repr(one) == repr(other)
+    assert [one(t) for t in (0, 4, 5, 9, 10)] == [2.0, 2.0, 3.0, 3.0, 1.0]
 
 
 def test_containers_among_the_attributes_are_read_only():

@@ -359,8 +359,8 @@ cdef class Stepper:
             None for a copy of the parameter), and by ``_row_of(key)`` which row is its, where there
             are several; zeros and the first row without one.
         options : tuple of (tuple of float or None)
-            For each row of coefficients: scale, limit, decay, shrink, low, high, 1 - ema; None where
-            all are neutral. Empty where all rows' are. Those of a `Following` come before them.
+            For each row of coefficients: scale, limit, decay, shrink, low, high, 1 - ema; None
+            where all are neutral. Empty where all rows' are. Those of a `Following` go before.
 
         Returns
         -------

@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, cast
 
@@ -185,7 +186,7 @@ class Trainer(Generic[NetT, OptimizerT]):
             None if checkpoint_every is None else _count("checkpoint_every", checkpoint_every)
         )
         self.flush_subnormals = switch("flush_subnormals", flush_subnormals)
-        self._rng = np.random.default_rng(rng)
+        self._rng = _generator("rng", rng)
         self.iteration = self.epoch = 0
         self.interrupted = False
         self._pass: _Pass | None = None
@@ -488,6 +489,8 @@ class Trainer(Generic[NetT, OptimizerT]):
             history = History.of_state(fit["history"])
             best = _best_of_state(fit["best"], self.net.params)
             current = _pass_of_state(fields["pass"], self._rng)
+            if max(began, 0 if current is None else current.began) > counters["iteration"]:
+                raise ValueError("a fit or a pass began after the steps that were taken")
             callbacks = self._stateful_callbacks(fields["callbacks"])
         except (TypeError, ValueError) as error:
             raise ValueError(f"the state of {name}: {error}") from None
@@ -584,8 +587,9 @@ class Trainer(Generic[NetT, OptimizerT]):
             loss = net.loss(x, t)
             numbers["seconds"] = perf_counter() - self._started
             numbers["validation_loss"] = loss
-            if hasattr(net, "accuracy") and "accuracy" not in self.metrics:
-                numbers["validation_accuracy"] = net.accuracy(x, t)
+            accuracy = getattr(net, "accuracy", None)
+            if accuracy is not None and "accuracy" not in self.metrics:
+                numbers["validation_accuracy"] = accuracy(x, t)
             for name, metric in self.metrics.items():
                 numbers[f"validation_{name}"] = metric(net, x, t)
             if self._patience is not None:
@@ -635,7 +639,7 @@ class Trainer(Generic[NetT, OptimizerT]):
     def _resume(self) -> bool:
         """Go where the checkpoint is; tell whether there is one."""
         path = cast("str", self.checkpoint)
-        if not os.path.lexists(path):
+        if not Path(path).exists():
             return False
         saving.load(path, trainer=self)
         return True
@@ -819,6 +823,14 @@ def _path(name: str, value: Any) -> str:
     if not isinstance(value, (str, os.PathLike)) or not isinstance(os.fspath(value), str):
         raise TypeError(f"{name} must be a path, got {value!r}")
     return os.fspath(value)
+
+
+def _generator(name: str, value: Any) -> np.random.Generator:
+    try:
+        return np.random.default_rng(value)
+    except (TypeError, ValueError) as error:
+        wanted = "None, a whole number ≥ 0 or a numpy.random.Generator"
+        raise type(error)(f"{name} must be {wanted}, got {value!r}") from None
 
 
 def _count(name: str, value: Any) -> int:

@@ -79,10 +79,10 @@ class Net(Protocol):
 
 
 class EvaluableNet(Net, Protocol):
-    """What a `Trainer` needs of a net for ``fit(…, validation=…)``."""
+    """What a `Trainer` needs of a net for ``fit(…, validation=…)``.
+
+    If it has ``accuracy(x, t)``, too, that is recorded.
+    """
 
     def loss(self, x: Any, t: Any, /) -> Any:
         """Return the loss on all rows, a float."""
-
-    def accuracy(self, x: Any, t: Any, /) -> Any:
-        """Return the share of rows that are right, a float."""

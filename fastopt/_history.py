@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from math import nan
+from math import isfinite, nan
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,11 @@ class History(dict[str, list[Any]]):
         """A column of each evaluation's iteration, epoch, seconds, validation loss and metrics."""
         names = dict.fromkeys(name for row in self._rows for name in row)
         return {name: [row.get(name, nan) for row in self._rows] for name in names}
+
+    @property
+    def seconds(self) -> float:
+        """Seconds from the beginning of `fit` to the last step, as far as they are known."""
+        return next((s for s in reversed(self._steps["seconds"]) if isfinite(s)), 0.0)
 
     def add_step(self, *numbers: Any) -> None:
         """Add the epoch, learning rate, norm and seconds of a step whose loss has been added."""

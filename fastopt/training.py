@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastopt import _cpu, saving
-from fastopt._checks import any_number, count, non_negative, one_of, switch, whole
+from fastopt._checks import any_number, count, one_of, switch, whole
 from fastopt._history import History
 from fastopt._interrupts import ctrl_c_noted
 from fastopt._progress import loss_bar
@@ -144,7 +144,7 @@ class Trainer(Generic[NetT, OptimizerT]):
     # Beside what is public: a name that is not among them is a typo
     __slots__ = (
         "__weakref__", "_began", "_best", "_evaluations_since_best", "_grads", "_is_stopped",
-        "_pass", "_patience", "_rng", "_seconds", "_started", "batch_size", "callbacks",
+        "_pass", "_patience", "_rng", "_started", "batch_size", "callbacks",
         "checkpoint", "checkpoint_every", "epoch", "flush_subnormals", "history", "interrupted",
         "iteration", "metrics", "net", "on_nonfinite", "optimizer", "progress", "shuffle",
     )  # fmt: skip
@@ -324,7 +324,7 @@ class Trainer(Generic[NetT, OptimizerT]):
         """Train until so many steps have been taken, or somebody stops it."""
         self._grads = None  # those of an earlier fit may be of another net
         self.interrupted = False
-        self._started = perf_counter() - self._seconds
+        self._started = perf_counter() - self.history.seconds
         callbacks = _Hooks(self.callbacks)
         for hook in callbacks.start:
             hook(self)
@@ -431,9 +431,9 @@ class Trainer(Generic[NetT, OptimizerT]):
             The counters, the random order, the fit under way with its history, and the states of
             net, optimizer and of those callbacks that have a ``state_dict``.
         """
-        best = None
+        net, best = saving.state_of("net", self.net), None
         if self._best is not None:
-            best = {"loss": float(self._best.loss), "params": dict(self._best.params)}
+            best = {"loss": float(self._best.loss), "params": _copied(self._best.params)}
         return {
             "format": FORMAT,
             "class": type(self).__name__,
@@ -445,13 +445,12 @@ class Trainer(Generic[NetT, OptimizerT]):
             "rng": saving.state_of("rng", self._rng),
             "fit": {
                 "began": self._began,
-                "seconds": perf_counter() - self._started,
                 "is_stopped": self._is_stopped,
                 "best": best,
                 "evaluations_since_best": self._evaluations_since_best,
                 "history": self.history.state_dict(),
             },
-            "net": saving.state_of("net", self.net),
+            "net": net if _has_state(self.net) else {"params": _copied(net["params"])},
             "optimizer": saving.state_of("optimizer", self.optimizer),
             "callbacks": [
                 saving.state_of("callbacks", callback) if _has_state(callback) else None
@@ -484,7 +483,6 @@ class Trainer(Generic[NetT, OptimizerT]):
             counters = {each: count(each, fields[each]) for each in ("iteration", "epoch")}
             fit = checked_names("fit", fields["fit"], _FIELDS_OF_A_FIT)
             began, waited = (count(each, fit[each]) for each in ("began", "evaluations_since_best"))
-            seconds = non_negative("seconds", fit["seconds"])
             is_stopped = switch("is_stopped", fit["is_stopped"])
             history = History.of_state(fit["history"])
             best = _best_of_state(fit["best"], self.net.params)
@@ -507,7 +505,6 @@ class Trainer(Generic[NetT, OptimizerT]):
             self.iteration, self.epoch = counters["iteration"], counters["epoch"]
             self._pass, self._best, self._evaluations_since_best = current, best, waited
             self._began, self._is_stopped, self.history = began, is_stopped, history
-            self._seconds, self._started = seconds, perf_counter() - seconds
 
         return load
 
@@ -516,7 +513,7 @@ class Trainer(Generic[NetT, OptimizerT]):
     def _begin(self) -> None:
         """Begin a fit: with its own history, and as good as none before."""
         self._began = self.iteration
-        self._seconds, self._started = 0.0, perf_counter()
+        self._started = perf_counter()
         self._is_stopped = False
         self._best = None
         self._evaluations_since_best = 0
@@ -524,7 +521,6 @@ class Trainer(Generic[NetT, OptimizerT]):
 
     def _end(self) -> None:
         """Leave everything at the end of a step."""
-        self._seconds = perf_counter() - self._started
         self.history.level(self.epoch)
         if self._pass is not None and self._pass.began == self.iteration:
             self._take_back(self._pass)
@@ -735,9 +731,7 @@ def _put(params: Any, values: Mapping[Any, Any]) -> None:
 # --- states ---
 
 _FIELDS = ("iteration", "epoch", "pass", "rng", "fit", "net", "optimizer", "callbacks")
-_FIELDS_OF_A_FIT = (
-    "began", "seconds", "is_stopped", "best", "evaluations_since_best", "history",
-)  # fmt: skip
+_FIELDS_OF_A_FIT = ("began", "is_stopped", "best", "evaluations_since_best", "history")
 _FIELDS_OF_A_PASS = ("n_samples", "batch_size", "shuffles", "began", "rng")
 
 

@@ -27,6 +27,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -43,6 +44,7 @@ _MAX_INT = 2**53  # of JSON: beyond, not every reader is exact
 _MANIFEST = "manifest.npy"
 
 _BLOCK = 1 << 20  # bytes; fits the second-level cache
+_SMALL = 1 << 16  # bytes of a member that is put together first: its checksum comes before it
 
 
 def write(path: str | os.PathLike[str], tree: Any) -> None:
@@ -62,13 +64,16 @@ def read(path: str | os.PathLike[str]) -> Any:
 
     Arrays have the byte order of the machine that wrote them.
     """
-    # Opening a pipe would wait for its other end
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    with os.fdopen(os.open(path, flags), "rb") as file:
+    with open(path, "rb", opener=_opened_at_once) as file:
         try:
             return _read_tree(file)
         except (ValueError, OverflowError, RecursionError) as error:
             raise ValueError(f"{os.fspath(path)!r} can't be loaded: {error}") from error
+
+
+def _opened_at_once(path: str, flags: int) -> int:
+    """Return a descriptor; of a pipe, too, instead of waiting for its other end."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 # ---- a tree as JSON ----
@@ -387,7 +392,7 @@ def _read_member(number: int, found: Any) -> _Member:
 
 def _check_dtype(number: int, text: str) -> None:
     try:
-        fits = np.dtype(text).str in (text, text.replace("|", "="))
+        fits = np.dtype(text).str == text
     except TypeError:
         fits = False
     if not fits:
@@ -482,6 +487,7 @@ class _Output:
         self._blocks = [memoryview(bytearray(_BLOCK))]
         self._filled = 0
         self._offset = 0
+        self._has_threads = True
         self._pool: ThreadPoolExecutor | None = None
         self._writing: Future[None] | None = None
         self._checksums: list[tuple[int, int]] = []
@@ -528,17 +534,21 @@ class _Output:
         self._blocks.insert(0, block)
         self._offset += _BLOCK
         self._filled = 0
-        try:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(1, "fastopt.save")
-            self._writing = self._pool.submit(self._write_block, block, offset)
-        except RuntimeError:  # no more threads, or the interpreter is about to end
-            self._write_block(block, offset)
+        if self._has_threads:
+            self._pool = self._pool or ThreadPoolExecutor(1, "fastopt.save")
+            try:
+                self._writing = self._pool.submit(self._write_block, block, offset)
+                return
+            except RuntimeError:  # there are too many, or the interpreter is about to end
+                self._has_threads = False
+                self._pool.shutdown(cancel_futures=True)
+        self._write_block(block, offset)
 
     def _write_block(self, block: memoryview, offset: int) -> None:
         self._file.write(block)
         if hasattr(os, "posix_fadvise"):  # have the disk begin at once, not with the sync
-            os.posix_fadvise(self._file.fileno(), offset, len(block), os.POSIX_FADV_DONTNEED)
+            with suppress(OSError):
+                os.posix_fadvise(self._file.fileno(), offset, len(block), os.POSIX_FADV_DONTNEED)
 
     def _wait(self) -> None:
         if self._writing is not None:
@@ -560,6 +570,8 @@ def _write_members(output: _Output, content: Any, arrays: list[NDArray[Any]]) ->
         members.append(member._replace(crc=entry.crc))
         entries.append(entry)
     text = _manifest(content, members)
+    if len(text) >= _MAX_32 - 128:
+        raise ValueError("the tree can't be saved: without its arrays it has 4 GB")
     entries.append(_write_member(output, _MANIFEST, _manifest_member(len(text)), memoryview(text)))
     output.write(_directory(entries))
 
@@ -586,10 +598,6 @@ def _write_member(output: _Output, name: str, member: _Member, data: memoryview)
     entry = entry._replace(crc=output.write(data, output.write(header)))
     output.put_checksum(entry.offset + _CRC_AT, entry.crc)
     return entry
-
-
-_SMALL = 1 << 16
-"""Bytes of a member that is put together before it is written: its checksum can come first."""
 
 
 # ---- reading ----
@@ -636,9 +644,7 @@ def _find_manifest(file: BinaryIO, size: int) -> _Entry:
 
 
 # The manifest's entry and all that may follow it
-_LONGEST_END = (
-    _CENTRAL.size + len(_MANIFEST) + 12 + _END_64.size + _LOCATOR.size + _END.size
-)  # fmt: skip
+_LONGEST_END = _CENTRAL.size + len(_MANIFEST) + 12 + _END_64.size + _LOCATOR.size + _END.size
 
 
 def _checked_layout(manifest: _Entry, data: bytes) -> tuple[Any, list[_Member], list[_Entry]]:

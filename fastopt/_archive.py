@@ -658,10 +658,11 @@ def _checked_layout(manifest: _Entry, data: bytes) -> tuple[Any, list[_Member], 
     offset = 0
     for number, member in enumerate(members):
         size = len(member.header()) + member.n_bytes
-        entries.append(_Entry(f"{number}.npy", member.crc, size, offset))
-        offset = entries[-1].end
-        if offset > manifest.offset:
+        entry = _Entry(f"{number}.npy", member.crc, size, offset)
+        if size > manifest.offset or entry.end > manifest.offset:
             raise ValueError(f"array {number} would need more bytes than there are")
+        entries.append(entry)
+        offset = entry.end
     if offset != manifest.offset:
         raise ValueError("it has more bytes than its manifest tells of")
     return content, members, [*entries, manifest]

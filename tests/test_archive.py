@@ -524,7 +524,7 @@ class TestWrongFiles:
             "an array named twice": "where 1 is next", "a key twice": "twice",
             "bools that are none": "array 0 is damaged", "data": "array 0 is damaged",
             "overlapping members": "more bytes", "a name with a path, as long": "directory",
-            "encrypted": "directory", "a descriptor": "header", "a comment": "no file that",
+            "encrypted": "directory", "a descriptor": "header", "a comment": "directory",
             "savez": "no file that", "a header costly to evaluate": "header|bytes",
         }  # fmt: skip
         for name, reason in reasons.items():

@@ -55,7 +55,7 @@ def save(
         The same, or anything with a mapping ``params``, which is then all that is saved.
     rng : numpy.random.Generator, optional
         Its state is saved, whatever its bit generator.
-    **values
+    values : by any other name, optional
         What JSON holds, NaN and infinities included, and tuples, arrays and NumPy scalars; arrays
         are of bools, integers, real or complex numbers.
 

@@ -473,9 +473,10 @@ def spoiled(state):
 
 
 class TestDamage:
-    def test_random_damage_is_refused_or_read_back(self, path):
+    @pytest.mark.parametrize("seed", [SEED])
+    def test_random_damage_is_refused_or_read_back(self, seed, path):
         """Bits, bytes, runs, pieces cut out, put in and exchanged."""
-        chance = random.Random(SEED)
+        chance = random.Random(seed)
         rng = np.random.default_rng(7)
         fastopt.save(path, params=some_params(), rng=rng, optimizer=Own(**{"class": "Own"}), a=[1])
         data, tree = path.read_bytes(), fastopt.load(path)
@@ -490,7 +491,7 @@ class TestDamage:
                 continue
             with refused(ValueError, r"checkpoint\.npz", params):
                 fastopt.load(path, params=params, rng=rng, optimizer=optimizer)
-            assert optimizer.state == {"class": "Own", "kept": 1}, (SEED, i)
+            assert optimizer.state == {"class": "Own", "kept": 1}, i
             assert repr(rng.bit_generator.state) == state
             n_refused += 1
         assert n_refused > CORRUPTIONS * 0.9
@@ -536,9 +537,10 @@ for n in range(1, 10**9):
 """
 
 
-def test_killed_at_any_moment(path):
+@pytest.mark.parametrize("seed", [SEED])
+def test_killed_at_any_moment(seed, path):
     """There is an old file or a new one, whole, and beside it one temporary at most."""
-    chance = random.Random(SEED)
+    chance = random.Random(seed)
     with_temporary = 0
     for _ in range(KILLS):
         fastopt.save(path, params={i: np.zeros(300_000) for i in range(3)}, n=0)

@@ -25,8 +25,10 @@ import re
 import stat
 import struct
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -39,10 +41,13 @@ __all__ = ["read", "write"]
 FORMAT = 1
 _MAX_DEPTH = 100
 _KINDS = "biufc"  # of arrays: bool, integers, real and complex numbers
+_MAX_COLLISIONS = 100
 _MAX_INT = 2**53  # of JSON: beyond, not every reader is exact
 _MANIFEST = "manifest.npy"
 
 _BLOCK = 1 << 20  # bytes; fits the second-level cache
+_BLOCKS = 4  # that may wait to be written
+_SMALL = 1 << 16  # bytes of a member that is put together first: its checksum comes before it
 
 
 def write(path: str | os.PathLike[str], tree: Any) -> None:
@@ -62,13 +67,16 @@ def read(path: str | os.PathLike[str]) -> Any:
 
     Arrays have the byte order of the machine that wrote them.
     """
-    # Opening a pipe would wait for its other end
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    with os.fdopen(os.open(path, flags), "rb") as file:
+    with open(path, "rb", opener=_opened_at_once) as file:
         try:
             return _read_tree(file)
         except (ValueError, OverflowError, RecursionError) as error:
             raise ValueError(f"{os.fspath(path)!r} can't be loaded: {error}") from error
+
+
+def _opened_at_once(path: str, flags: int) -> int:
+    """Return a descriptor; of a pipe, too, instead of waiting for its other end."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 # ---- a tree as JSON ----
@@ -122,6 +130,8 @@ class _Encoder:
             self._around.discard(id(value))
 
     def _encoded_items(self, value: dict[Any, Any], place: tuple[Any, ...]) -> list[Any]:
+        if _collide([*value]):
+            raise ValueError(f"{_shown(place)} can't be saved: its keys have too few hashes")
         pairs = []
         for key, each in value.items():
             inner = (*place, key)
@@ -229,15 +239,21 @@ class _Decoder:
     def _dict(self, node: Any, depth: int) -> dict[Any, Any]:
         if type(node) is not list or depth >= _MAX_DEPTH:
             raise ValueError("its manifest has a dict that is none, or is nested too deep")
-        tree: dict[Any, Any] = {}
-        for pair in node:
-            if type(pair) is not list or len(pair) != 2:
-                raise ValueError(f"its manifest has {_brief(pair)} for a key and its value")
-            key = self.decoded(pair[0], depth + 1)
-            if not _is_key(key) or key in tree:
-                raise ValueError(f"its manifest has the key {_brief(key)}, or has it twice")
-            tree[key] = self.decoded(pair[1], depth + 1)
+        pairs = [self._pair(each, depth + 1) for each in node]
+        if _collide([key for key, _ in pairs]):
+            raise ValueError("its manifest has keys that make a dict slow")
+        tree = dict(pairs)
+        if len(tree) < len(pairs):
+            raise ValueError("its manifest has a key twice")
         return tree
+
+    def _pair(self, node: Any, depth: int) -> tuple[Any, Any]:
+        if type(node) is not list or len(node) != 2:
+            raise ValueError(f"its manifest has {_brief(node)} for a key and its value")
+        key = self.decoded(node[0], depth)
+        if not _is_key(key):
+            raise ValueError(f"its manifest has the key {_brief(key)}")
+        return key, self.decoded(node[1], depth)
 
     def _array(self, node: Any, depth: int) -> NDArray[Any]:
         if type(node) is not int or node != self._next or node >= self._count:
@@ -250,6 +266,14 @@ class _Decoder:
         if array.ndim:
             raise ValueError(f"its manifest has an array of shape {array.shape} for a number")
         return array[()]
+
+
+def _collide(keys: list[Any]) -> bool:
+    """Tell whether many keys have one hash: a dict of them takes the square of the time.
+
+    Strings are safe; ints and tuples can be chosen so.
+    """
+    return len(keys) - len(set(map(hash, keys))) > _MAX_COLLISIONS
 
 
 def _is_key(key: Any) -> bool:
@@ -387,7 +411,7 @@ def _read_member(number: int, found: Any) -> _Member:
 
 def _check_dtype(number: int, text: str) -> None:
     try:
-        fits = np.dtype(text).str in (text, text.replace("|", "="))
+        fits = np.dtype(text).str == text
     except TypeError:
         fits = False
     if not fits:
@@ -479,11 +503,12 @@ class _Output:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self._blocks = [memoryview(bytearray(_BLOCK))]
+        self._block = memoryview(bytearray(_BLOCK))
         self._filled = 0
         self._offset = 0
+        self._has_threads = True
         self._pool: ThreadPoolExecutor | None = None
-        self._writing: Future[None] | None = None
+        self._writing: deque[tuple[Future[None], memoryview]] = deque()
         self._checksums: list[tuple[int, int]] = []
 
     def __enter__(self) -> _Output:
@@ -506,7 +531,7 @@ class _Output:
         data = memoryview(data)
         while data:
             n = min(len(data), _BLOCK - self._filled)
-            part = self._blocks[-1][self._filled : self._filled + n]
+            part = self._block[self._filled : self._filled + n]
             part[:] = data[:n]
             self._filled += n
             if self._filled == _BLOCK:
@@ -520,33 +545,46 @@ class _Output:
         self._checksums.append((offset, crc))
 
     def _pass_on(self) -> None:
-        """Hand the block to the thread, and go on with the one that is written by now."""
-        self._wait()
-        block, offset = self._blocks.pop(), self._offset
-        if not self._blocks:
-            self._blocks.append(memoryview(bytearray(_BLOCK)))
-        self._blocks.insert(0, block)
-        self._offset += _BLOCK
+        """Have the block written, and go on with another one."""
+        block, offset = self._block, self._offset
         self._filled = 0
-        try:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(1, "fastopt.save")
-            self._writing = self._pool.submit(self._write_block, block, offset)
-        except RuntimeError:  # no more threads, or the interpreter is about to end
+        self._offset += _BLOCK
+        future = self._submitted(block, offset)
+        if future is None:
+            self._wait()
             self._write_block(block, offset)
+            return
+        self._writing.append((future, block))
+        if len(self._writing) <= _BLOCKS:
+            self._block = memoryview(bytearray(_BLOCK))
+        else:
+            future, self._block = self._writing.popleft()
+            future.result()
+
+    def _submitted(self, block: memoryview, offset: int) -> Future[None] | None:
+        """Hand a block to the thread; None if there can't be one."""
+        if not self._has_threads:
+            return None
+        self._pool = self._pool or ThreadPoolExecutor(1, "fastopt.save")
+        try:
+            return self._pool.submit(self._write_block, block, offset)
+        except RuntimeError:  # there are too many, or the interpreter is about to end
+            self._has_threads = False
+            return None
 
     def _write_block(self, block: memoryview, offset: int) -> None:
         self._file.write(block)
         if hasattr(os, "posix_fadvise"):  # have the disk begin at once, not with the sync
-            os.posix_fadvise(self._file.fileno(), offset, len(block), os.POSIX_FADV_DONTNEED)
+            with suppress(OSError):
+                os.posix_fadvise(self._file.fileno(), offset, len(block), os.POSIX_FADV_DONTNEED)
 
     def _wait(self) -> None:
-        if self._writing is not None:
-            self._writing.result()
+        while self._writing:
+            self._writing.popleft()[0].result()
 
     def _finish(self) -> None:
         self._wait()
-        self._file.write(self._blocks[-1][: self._filled])
+        self._file.write(self._block[: self._filled])
         for offset, crc in self._checksums:
             self._file.seek(offset)
             self._file.write(struct.pack("<I", crc))
@@ -560,6 +598,8 @@ def _write_members(output: _Output, content: Any, arrays: list[NDArray[Any]]) ->
         members.append(member._replace(crc=entry.crc))
         entries.append(entry)
     text = _manifest(content, members)
+    if len(text) >= _MAX_32 - 128:
+        raise ValueError("the tree can't be saved: without its arrays it has 4 GB")
     entries.append(_write_member(output, _MANIFEST, _manifest_member(len(text)), memoryview(text)))
     output.write(_directory(entries))
 
@@ -586,10 +626,6 @@ def _write_member(output: _Output, name: str, member: _Member, data: memoryview)
     entry = entry._replace(crc=output.write(data, output.write(header)))
     output.put_checksum(entry.offset + _CRC_AT, entry.crc)
     return entry
-
-
-_SMALL = 1 << 16
-"""Bytes of a member that is put together before it is written: its checksum can come first."""
 
 
 # ---- reading ----
@@ -636,9 +672,7 @@ def _find_manifest(file: BinaryIO, size: int) -> _Entry:
 
 
 # The manifest's entry and all that may follow it
-_LONGEST_END = (
-    _CENTRAL.size + len(_MANIFEST) + 12 + _END_64.size + _LOCATOR.size + _END.size
-)  # fmt: skip
+_LONGEST_END = _CENTRAL.size + len(_MANIFEST) + 12 + _END_64.size + _LOCATOR.size + _END.size
 
 
 def _checked_layout(manifest: _Entry, data: bytes) -> tuple[Any, list[_Member], list[_Entry]]:
@@ -652,10 +686,11 @@ def _checked_layout(manifest: _Entry, data: bytes) -> tuple[Any, list[_Member], 
     offset = 0
     for number, member in enumerate(members):
         size = len(member.header()) + member.n_bytes
-        entries.append(_Entry(f"{number}.npy", member.crc, size, offset))
-        offset = entries[-1].end
-        if offset > manifest.offset:
+        entry = _Entry(f"{number}.npy", member.crc, size, offset)
+        if size > manifest.offset or entry.end > manifest.offset:
             raise ValueError(f"array {number} would need more bytes than there are")
+        entries.append(entry)
+        offset = entry.end
     if offset != manifest.offset:
         raise ValueError("it has more bytes than its manifest tells of")
     return content, members, [*entries, manifest]

@@ -55,7 +55,7 @@ def save(
         The same, or anything with a mapping ``params``, which is then all that is saved.
     rng : numpy.random.Generator, optional
         Its state is saved, whatever its bit generator.
-    **values
+    values : by any other name, optional
         What JSON holds, NaN and infinities included, and tuples, arrays and NumPy scalars; arrays
         are of bools, integers, real or complex numbers.
 
@@ -88,8 +88,8 @@ def save(
     >>> bool((rng.standard_normal(2) == drawn).all())
     True
     """
-    given = _given(params, optimizer, net, trainer, rng)
     _check_path(path)
+    given = _given(params, optimizer, net, trainer, rng)
     tree = {name: state_of(name, target) for name, target in given.items()}
     _archive.write(path, {**tree, **values})
 
@@ -151,8 +151,8 @@ def load(
     >>> fastopt.load(path)
     {'params': {'w': array([0., 1., 2.]), ('b', 0): 0.5}, 'losses': [0.7, 0.6]}
     """
-    given = _given(params, optimizer, net, trainer, rng)
     _check_path(path)
+    given = _given(params, optimizer, net, trainer, rng)
     file = repr(os.fspath(path))
     tree = _archive.read(path)
     with _naming(file):
@@ -442,7 +442,7 @@ def _built_as(model: Any, saved: Any, place: str, key: str = "") -> Any:
         _check_fits(model, saved, place)
         return saved.astype(model.dtype)
     if key in _BOUNDS and not 0 <= saved <= _BOUNDS[key]:
-        raise ValueError(f"{place} must be from 0 to {_BOUNDS[key]}, the file has {saved:#x}")
+        raise ValueError(f"{place} must be from 0 to {_BOUNDS[key]} in the file")
     return saved
 
 

@@ -297,7 +297,7 @@ class TestWhatDoesNotFit:
             ({"W": np.ones(12)}, ValueError, r"params\['W'\] has shape \(12,\), .* has \(4, 3\)"),
             ({"W": np.ones((4, 3), "f4")}, ValueError, r"\['W'\] has dtype float32, .* float64"),
             ({"W": np.ones((4, 3), "i8")}, ValueError, r"\['W'\] has dtype int64"),
-            ({"W": 1.0}, ValueError, r"\['W'\] is of type float, the file has of type ndarray"),
+            ({"W": 1.0}, ValueError, r"\['W'\] is of type float, in the file of type ndarray"),
             ({"float": np.ones(())}, ValueError, r"\['float'\] is of type ndarray, .* type float"),
             ({"float": np.float64(1)}, ValueError, r"\['float'\] is of type float64, .* float"),
             ({"scalar": 1.0}, ValueError, r"\['scalar'\] is of type float, .* float32"),

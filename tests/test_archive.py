@@ -526,7 +526,7 @@ class TestWrongFiles:
             "object dtype": "where", "huge shape": "more bytes than there are",
             "too small a shape": "more bytes than its manifest tells",
             "65 dimensions": "65 dimensions", "format 2": "format 2, this fastopt reads 1",
-            "deep content": "nested too deep", "deep JSON": "recursion",
+            "deep content": "nested too deep", "deep JSON": "recursion|overflow",
             "an array named twice": "where 1 is next", "a key twice": "twice",
             "keys of one hash": "slow",
             "bools that are none": "array 0 is damaged", "data": "array 0 is damaged",

@@ -213,7 +213,7 @@ class TestWhatCannotBeSaved:
             ({"a": np.array(["x"])}, "its dtype is <U1"),
             ({"a": np.zeros(2, "f8,f4")}, "its dtype is "),
             ({"a": np.zeros(2, "M8[s]")}, "its dtype is datetime64"),
-            ({"a": np.timedelta64(3)}, "its dtype is timedelta64"),
+            ({"a": np.timedelta64(3, "s")}, "its dtype is timedelta64"),
             ({"a": np.str_("x")}, "its dtype is <U1"),
             ({"a": np.ma.masked_array([1.0])}, "of type MaskedArray"),
             ({"a": np.zeros(2).view(Elsewhere)}, "of type Elsewhere"),

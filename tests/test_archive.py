@@ -1,9 +1,11 @@
 """The file format: every tree comes back as it was, and every file that is wrong is refused."""
 
+import copy
 import io
 import json
 import math
 import os
+import random
 import sys
 import threading
 import tracemalloc
@@ -13,12 +15,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.long import CORRUPTIONS, SEED
 from helpers.processes import run
 from helpers.trees import (
     MEMBER,
     assert_same_tree,
     lying,
     manifest,
+    misshape,
     nested,
     npy,
     some_tree,
@@ -538,6 +542,28 @@ class TestWrongFiles:
             path.write_bytes(HOSTILE[name])
             with pytest.raises(ValueError, match=reason):
                 read(path)
+
+    @pytest.mark.parametrize("seed", [SEED])
+    def test_manifest_changed_at_random(self, seed, path):
+        """With its checksum right again: what is still accepted is a tree that can be saved."""
+        chance = random.Random(seed)
+        write(path, some_tree(np.random.default_rng(0)))
+        with zipfile.ZipFile(path) as file:
+            *arrays, last = map(file.read, file.namelist())
+        right, n_refused = json.loads(last[last.index(b'{"format') :]), 0
+        for _ in range(CORRUPTIONS):
+            tree = copy.deepcopy(right)
+            for _ in range(chance.choice([1, 1, 2, 3])):
+                misshape(tree, chance)
+            path.write_bytes(zipped(json.dumps(tree), arrays))
+            try:
+                got = read(path)
+            except ValueError as error:
+                assert "a.npz" in str(error)  # noqa: PT017 - not each one is refused
+                n_refused += 1
+            else:
+                assert_same_tree(through(path, got), got)
+        assert n_refused > CORRUPTIONS / 2
 
     def test_truncated_anywhere(self, path):
         tree = some_tree(np.random.default_rng(0))

@@ -1,7 +1,6 @@
 """`save` and `load`: into what they are given, all or nothing, whatever happens to the process.
 
-The format of the file is tested in test_archive.py. FASTOPT_LONG_KILLS=1 makes the tests of damaged
-files and of killed processes long, and new at each run.
+The format of the file is tested in test_archive.py.
 """
 
 import math
@@ -16,16 +15,12 @@ from collections import OrderedDict, UserDict
 import numpy as np
 import pytest
 from helpers.errors import Refusing, refused
+from helpers.long import CORRUPTIONS, IS_LONG, KILLS, SEED
 from helpers.trees import assert_same_tree
 
 import fastopt
 from fastopt import _archive
 from fastopt.saving import checked_params
-
-IS_LONG = os.environ.get("FASTOPT_LONG_KILLS", "0") != "0"
-CORRUPTIONS = 10_000 if IS_LONG else 300
-KILLS = 200 if IS_LONG else 15
-SEED = random.randrange(2**32) if IS_LONG else 0
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ _MAX_COLLISIONS = 100
 _MAX_INT = 2**53  # of JSON: beyond, not every reader is exact
 _MANIFEST = "manifest.npy"
 
-_BLOCK = 1 << 20  # bytes; fits the second-level cache
+_BLOCK = 1 << 21  # bytes; some of them fit the cache
 _BLOCKS = 4  # that may wait to be written
 _SMALL = 1 << 16  # bytes of a member that is put together first: its checksum comes before it
 
@@ -555,11 +555,11 @@ class _Output:
             self._write_block(block, offset)
             return
         self._writing.append((future, block))
-        if len(self._writing) <= _BLOCKS:
-            self._block = memoryview(bytearray(_BLOCK))
-        else:
+        if self._writing[0][0].done() or len(self._writing) > _BLOCKS:
             future, self._block = self._writing.popleft()
             future.result()
+        else:
+            self._block = memoryview(bytearray(_BLOCK))
 
     def _submitted(self, block: memoryview, offset: int) -> Future[None] | None:
         """Hand a block to the thread; None if there can't be one."""

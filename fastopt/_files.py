@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import stat
 from collections.abc import Iterator
@@ -16,8 +17,6 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 __all__ = ["replacing"]
-
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
 
 @contextmanager
@@ -39,7 +38,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         yield file
         file.flush()
         if old_mode is not None:
-            part.chmod(old_mode)
+            _chmod(file, part, old_mode)
         _sync(file.fileno())
         if not _is_at(file, part):
             raise OSError(errno.EBUSY, "another process has replaced the file", str(part))
@@ -58,10 +57,9 @@ def _create(part: Path, mode: int) -> BinaryIO:
     with suppress(FileNotFoundError):
         part.unlink()
     try:
-        descriptor = os.open(part, _NEW, mode)
+        return open(part, "xb", opener=functools.partial(os.open, mode=mode))
     except FileExistsError:
         raise OSError(errno.EBUSY, "another process is writing the file", str(part)) from None
-    return os.fdopen(descriptor, "wb")
 
 
 def _discard(file: BinaryIO | None, part: Path) -> None:
@@ -91,6 +89,14 @@ def _mode(target: Path) -> int | None:
     if not stat.S_ISREG(mode):
         raise OSError(errno.EINVAL, "it is no regular file", str(target))
     return stat.S_IMODE(mode)
+
+
+def _chmod(file: BinaryIO, part: Path, mode: int) -> None:
+    """Set the permissions, where possible of the open file, whatever its name has become."""
+    if hasattr(os, "fchmod"):
+        os.fchmod(file.fileno(), mode)
+    else:
+        part.chmod(mode)
 
 
 def _is_at(file: BinaryIO, part: Path) -> bool:

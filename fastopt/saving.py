@@ -223,10 +223,10 @@ def _check_fits(value: Any, saved: Any, place: str) -> None:
     """Refuse a saved parameter of another kind, dtype or shape, or one that can't be written."""
     if not isinstance(value, np.ndarray):
         if type(saved) is not type(value):
-            raise ValueError(f"{place} is {_described(value)}, the file has {_described(saved)}")
+            raise ValueError(f"{place} is {_described(value)}, in the file {_described(saved)}")
         return
     if type(saved) is not np.ndarray:
-        raise ValueError(f"{place} is {_described(value)}, the file has {_described(saved)}")
+        raise ValueError(f"{place} is {_described(value)}, in the file {_described(saved)}")
     if saved.dtype.newbyteorder("=") != value.dtype.newbyteorder("="):
         raise ValueError(f"{place} has dtype {value.dtype}, the file has {saved.dtype}")
     if saved.shape != value.shape:
@@ -260,7 +260,7 @@ def _check_target(name: str, target: Any) -> None:
         raise TypeError(f"params must be a mapping of keys to arrays, {got}")
     if name == "rng" and not isinstance(target, Generator):
         raise TypeError(f"rng must be a numpy.random.Generator, {got}")
-    if name in _OBJECTS and not (_has_state(target) or _is_plain_net(name, target)):
+    if name in _OBJECTS and not (_has_state(target) or (name == "net" and _has_params(target))):
         others = ", or a mapping params" if name == "net" else ""
         raise TypeError(f"{name} must have state_dict() and load_state_dict(state){others}; {got}")
 
@@ -270,8 +270,8 @@ def _has_state(target: Any) -> bool:
     return all(callable(getattr(target, method, None)) for method in methods)
 
 
-def _is_plain_net(name: str, target: Any) -> bool:
-    return name == "net" and isinstance(getattr(target, "params", None), Mapping)
+def _has_params(net: Any) -> bool:
+    return isinstance(getattr(net, "params", None), Mapping)
 
 
 def _check_path(path: Any) -> None:
@@ -330,7 +330,8 @@ class _Commit(NamedTuple):
 
 def _checked(given: dict[str, Any], tree: dict[str, Any]) -> list[_Commit]:
     """Check all; return what writes it, in the order in which it can fail."""
-    params = given.get("params", getattr(given.get("net"), "params", None))
+    net: Any = given.get("net")
+    params = given.get("params", net.params if _has_params(net) else None)
     safe: list[_Commit] = []
     unsafe: list[_Commit] = []
     for name, target in given.items():
@@ -391,7 +392,8 @@ def _commit(commits: list[_Commit]) -> None:
     except BaseException:
         for each in reversed(done):
             if each.take_back is not None:
-                each.take_back()
+                with suppress(Exception):  # the others are taken back all the same
+                    each.take_back()
         raise
 
 
@@ -433,7 +435,7 @@ def _built_as(model: Any, saved: Any, place: str, key: str = "") -> Any:
     That is of the same keys, types, dtypes and shapes, with numbers in their bounds.
     """
     if type(saved) is not type(model):
-        raise ValueError(f"{place} is {_described(model)}, the file has {_described(saved)}")
+        raise ValueError(f"{place} is {_described(model)}, in the file {_described(saved)}")
     if isinstance(model, dict):
         if model.keys() != saved.keys():
             raise ValueError(f"{place} must have the keys {', '.join(model)}")
@@ -450,4 +452,4 @@ def _equal(a: Any, b: Any) -> bool:
     """Tell whether two states that are built alike are equal."""
     if isinstance(a, dict):
         return all(_equal(a[key], b[key]) for key in a)
-    return bool(np.array_equal(a, b))
+    return np.array_equal(a, b) if isinstance(a, np.ndarray) else bool(a == b)

@@ -1,7 +1,6 @@
 """`save` and `load`: into what they are given, all or nothing, whatever happens to the process.
 
-The format of the file is tested in test_archive.py. FASTOPT_LONG_KILLS=1 makes the tests of damaged
-files and of killed processes long, and new at each run.
+The format of the file is tested in test_archive.py.
 """
 
 import math
@@ -16,16 +15,12 @@ from collections import OrderedDict, UserDict
 import numpy as np
 import pytest
 from helpers.errors import Refusing, refused
+from helpers.long import CORRUPTIONS, IS_LONG, KILLS, SEED
 from helpers.trees import assert_same_tree
 
 import fastopt
 from fastopt import _archive
 from fastopt.saving import checked_params
-
-IS_LONG = os.environ.get("FASTOPT_LONG_KILLS", "0") != "0"
-CORRUPTIONS = 10_000 if IS_LONG else 300
-KILLS = 200 if IS_LONG else 15
-SEED = random.randrange(2**32) if IS_LONG else 0
 
 
 @pytest.fixture
@@ -297,7 +292,7 @@ class TestWhatDoesNotFit:
             ({"W": np.ones(12)}, ValueError, r"params\['W'\] has shape \(12,\), .* has \(4, 3\)"),
             ({"W": np.ones((4, 3), "f4")}, ValueError, r"\['W'\] has dtype float32, .* float64"),
             ({"W": np.ones((4, 3), "i8")}, ValueError, r"\['W'\] has dtype int64"),
-            ({"W": 1.0}, ValueError, r"\['W'\] is of type float, the file has of type ndarray"),
+            ({"W": 1.0}, ValueError, r"\['W'\] is of type float, in the file of type ndarray"),
             ({"float": np.ones(())}, ValueError, r"\['float'\] is of type ndarray, .* type float"),
             ({"float": np.float64(1)}, ValueError, r"\['float'\] is of type float64, .* float"),
             ({"scalar": 1.0}, ValueError, r"\['scalar'\] is of type float, .* float32"),

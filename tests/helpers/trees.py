@@ -3,6 +3,7 @@
 What is saved of optimizers, nets and generators does not belong here.
 """
 
+import copy
 import json
 import math
 import struct
@@ -82,6 +83,48 @@ def lying(member, n_bytes=16, content=CONTENT):
     except (TypeError, AttributeError):
         array = npy(data=bytes(n_bytes))
     return zipped(manifest(content, [{**MEMBER, **member}], [array]), [array])
+
+
+PIECES = [
+    None, True, 0, -1, 1, 3, 2**31, 2**63, 2**64, 1.5, "", "x", "<f8", "|O", ">f4", "|b1", "F", [],
+    [1], [2, 3], [0, 2**62], [[]], {}, {"array": 0}, {"array": 1}, {"scalar": 3}, {"tuple": []},
+    {"dict": []}, {"dict": [["a", 1]]}, {"int": "0x1"}, {"float": "7ff8000000000000"},
+    {"text": "eda080"},
+]  # fmt: skip
+
+
+def places(node, place=()):
+    """Yield the place of each node of a JSON tree but its root."""
+    items = enumerate(node) if isinstance(node, list) else getattr(node, "items", tuple)()
+    for key, inner in items:
+        yield (*place, key)
+        yield from places(inner, (*place, key))
+
+
+def at(node, place):
+    for key in place:
+        node = node[key]
+    return node
+
+
+def misshape(tree, chance):
+    """Change a JSON tree at one place: nodes replaced, moved, wrapped, doubled, left out."""
+    place, other = chance.choice([*places(tree)]), chance.choice([*places(tree)])
+    around, key = at(tree, place[:-1]), place[-1]
+    piece = copy.deepcopy(chance.choice([at(tree, other), chance.choice(PIECES)]))
+    match chance.randrange(5):
+        case 0:
+            around[key] = piece
+        case 1:
+            del around[key]
+        case 2 if isinstance(around, list):
+            around.insert(key, piece)
+        case 2:
+            around[chance.choice(["x", "array", "tuple", "dict", "format", "crc32"])] = piece
+        case 3:
+            around[key] = {chance.choice(["tuple", "dict", "array", "int"]): around[key]}
+        case 4:
+            around[key] = [around[key]]
 
 
 def nested(depth):

@@ -1,0 +1,56 @@
+"""The programs in `examples`: they run, from any folder, and draw a picture.
+
+What they show is theirs; that they resume with the same bits, say, they check themselves.
+"""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from helpers.pages import ROOT
+
+EXAMPLES = ROOT / "examples"
+
+pytest.importorskip("matplotlib")
+
+pytestmark = pytest.mark.skipif(not EXAMPLES.is_dir(), reason="the tests are away from the sources")
+
+
+def run(name, folder, *arguments):
+    """Run an example in a folder, with warnings as errors, also in its own processes."""
+    command = [sys.executable, str(EXAMPLES / name), *arguments]
+    return subprocess.run(
+        command, cwd=folder, env={**os.environ, "PYTHONWARNINGS": "error", "PYTHONUTF8": "1"},
+        capture_output=True, text=True, encoding="utf-8", check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "said"),
+    [
+        ("regression.py", 12, "all four"),
+        ("resume_mnist.py", 300, "both have the same bits"),
+    ],
+)
+def test_example_draws_what_it_did(name, steps, said, tmp_path):
+    result = run(name, tmp_path, "--steps", str(steps))
+    assert (result.returncode, result.stderr) == (0, "")
+    assert said in result.stdout
+    picture = tmp_path / name.replace(".py", ".png")
+    assert [*tmp_path.iterdir()] == [picture]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", ["regression.py", "resume_mnist.py"])
+def test_example_says_what_it_is(name, tmp_path):
+    result = run(name, tmp_path, "--help")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "--output" in result.stdout
+
+
+def test_every_example_is_run_and_in_the_list():
+    names = {path.name for path in EXAMPLES.glob("*.py")}
+    assert names == {"regression.py", "resume_mnist.py"}
+    listed = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    assert all(f"python examples/{name}" in listed for name in names)

@@ -398,6 +398,8 @@ class Trainer(Generic[NetT, OptimizerT]):
             self._grads = grads
             if not math.isfinite(loss):
                 self._refuse(loss)
+            if hooks:  # which may replace entries; the arrays are the net's for the next batch
+                grads = dict(grads)
             for hook in hooks:
                 hook(self, grads)
             before = stepper.steps

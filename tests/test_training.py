@@ -464,6 +464,20 @@ def test_changed_gradients_are_those_of_the_step(package, options, change):
     assert_same_place(ours, whole)
 
 
+@both
+def test_gradients_may_be_replaced_and_left_out(package):
+    class Freezing:
+        def gradient(self, ours, grads):
+            grads["W1"] = grads["b1"] = None
+            grads["W2"] = grads["W2"].astype("f8")
+
+    ours = trainer(package, batch_size=16, callbacks=[Freezing()])
+    before = copy.deepcopy(ours.net.params)
+    ours.fit(*data(), epochs=1)
+    for key, p in ours.net.params.items():
+        assert np.array_equal(p, before[key]) == (key in {"W1", "b1"})
+
+
 @pytest.mark.parametrize("moment", ["start", "gradient", "step", "evaluation", "end"])
 def test_what_a_callback_raises_comes_through(moment):
     notes = []

@@ -700,11 +700,16 @@ def _reader(optimizer: Any) -> Callable[[], tuple[float, float]]:
     if not isinstance(optimizer, Optioned):
         return lambda: (_as_number(getattr(optimizer, "lr", math.nan)), math.nan)
 
+    t = optimizer.iter
+
     def read() -> tuple[float, float]:
+        nonlocal t
         lr, norm = optimizer.lr, optimizer.norm  # type: ignore[attr-defined]
+        before, t = t, optimizer.iter
         if callable(lr):
             lr = _as_number(optimizer._used("lr"))
-        return lr, math.nan if norm is None else norm
+        # A call that was skipped, or only added its gradients, leaves the norm of the step before
+        return lr, math.nan if norm is None or t == before else norm
 
     return read
 

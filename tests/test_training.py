@@ -666,6 +666,19 @@ def test_on_nonfinite_continue_goes_on(package):
     assert [isnan(loss) for loss in history["loss"]] == [False, False, True, True, True]
 
 
+@both
+def test_an_optimizer_that_skips_goes_on(package):
+    net = package.MultiLayerNet(3, [8], 3, rng=1)
+    optimizer = package.Adam(lr=0.05, nonfinite="skip")
+    ours = fastopt.Trainer(net, optimizer, batch_size=10, shuffle=False)
+    with np.errstate(invalid="ignore"):
+        history = ours.fit(*poisoned(), epochs=1)
+    assert (ours.iteration, optimizer.iter, optimizer.skipped) == (5, 4, 1)
+    for name in ("loss", "norm"):  # that of the step before is not the skipped one's
+        column = [isnan(number) for number in history.steps[name]]
+        assert column == [False, False, True, False, False], name
+
+
 def test_an_optimizer_that_raises_is_asked_after_the_loss():
     net = fastopt.MultiLayerNet(3, [8], 3, rng=1)
     optimizer = fastopt.Adam(nonfinite="raise")
@@ -800,6 +813,28 @@ def test_tables_have_columns_of_one_length_and_plain_numbers():
 
 def column_rises(seconds):
     return seconds[0] >= 0 and all(a <= b for a, b in itertools.pairwise(seconds))
+
+
+@both
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_norms_are_there_where_they_are_measured(package, accumulate):
+    class Norm:
+        def gradient(self, ours, grads):
+            kept.append({key: g.astype("f8") for key, g in grads.items()})
+
+    kept, net = [], package.MultiLayerNet(3, [8], 3, rng=1)
+    optimizer = package.Adam(clip_global_norm=inf, accumulate=accumulate)
+    ours = fastopt.Trainer(net, optimizer, batch_size=10, rng=0, callbacks=[Norm()])
+    norms = ours.fit(*data(), iterations=6).steps["norm"]
+    if accumulate == 2:  # a call that only adds has measured none
+        assert [isnan(norm) for norm in norms] == [True, False] * 3
+        kept = [
+            {key: (one[key] + other[key]) / 2 for key in one}
+            for one, other in zip(kept[::2], kept[1::2], strict=True)
+        ]
+        norms = norms[1::2]
+    want = [np.sqrt(sum(float(np.sum(g * g)) for g in grads.values())) for grads in kept]
+    np.testing.assert_allclose(norms, want, rtol=1e-6)
 
 
 def test_tables_before_there_is_a_step():

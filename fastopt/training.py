@@ -690,9 +690,9 @@ class _NoStepper:
 def _hook(callback: Any, name: str) -> Callable[..., Any] | None:
     """Return a callback's method for a moment; a callable alone is one for each step."""
     hook = getattr(callback, name, None)
-    if hook is None and name == "step" and callable(callback):
-        return cast("Callable[..., Any]", callback)
-    return hook if callable(hook) else None
+    if callable(hook):
+        return cast("Callable[..., Any]", hook)
+    return callback if name == "step" and callable(callback) else None
 
 
 def _reader(optimizer: Any) -> Callable[[], tuple[float, float]]:

@@ -416,6 +416,18 @@ def test_one_method_is_enough(moment):
     assert len(args) == (2 if moment == "gradient" else 1)
 
 
+def test_an_attribute_named_like_a_method_is_none():
+    class Counting:
+        start, step, end = 0.1, 0, None
+
+        def __call__(self, ours):
+            self.step += 1
+
+    counting = Counting()
+    trainer(batch_size=10, callbacks=[counting]).fit(*data(), epochs=1)
+    assert counting.step == 5
+
+
 def test_a_warm_up_covers_the_first_step():
     class WarmUp:
         def start(self, ours):

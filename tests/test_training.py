@@ -533,6 +533,16 @@ def test_end_comes_after_the_best_has_been_put_back():
     assert seen == [2]
 
 
+def test_what_a_callback_puts_into_the_history_stays():
+    def note(ours):
+        ours.history.setdefault("own", []).append(ours.iteration)
+
+    ours = trainer(batch_size=25, callbacks=[note])
+    history = ours.fit(*data(), epochs=1, validation=data(9))
+    assert history["own"] == [1, 2]
+    assert [*history.steps] == ["iteration", "epoch", "loss", "lr", "norm", "seconds"]
+
+
 # --- metrics ---
 
 

@@ -715,7 +715,11 @@ def _reader(optimizer: Any) -> Callable[[], tuple[float, float]]:
 
 
 def _as_number(value: Any) -> float:
-    return value if isinstance(value, (int, float)) else math.nan
+    """Return a number of any type, NaN for what is none, such as another library's schedule."""
+    try:
+        return any_number("lr", value)
+    except TypeError:
+        return math.nan
 
 
 def _order(n: int, rng: np.random.Generator, shuffles: bool) -> NDArray[np.intp]:

@@ -859,6 +859,28 @@ def test_norms_are_there_where_they_are_measured(package, accumulate):
     np.testing.assert_allclose(norms, want, rtol=1e-6)
 
 
+def test_tables_of_another_optimizer():
+    class Plain:
+        def update(self, params, grads):
+            pass
+
+    def steps_of(optimizer):
+        ours = fastopt.Trainer(fastopt.TwoLayerNet(3, 2, 3, rng=0), optimizer, batch_size=25)
+        return ours.fit(*data(), epochs=1).steps
+
+    steps = steps_of(Plain())
+    assert lengths(steps) == {2}
+    assert all(map(isnan, steps["lr"] + steps["norm"]))
+    for lr, want in ((0.5, 0.5), (np.float32(0.5), 0.5), (2, 2.0)):
+        optimizer = Plain()
+        optimizer.lr = lr
+        assert steps_of(optimizer)["lr"] == [want] * 2
+    for lr in (None, "fast", lambda t: 0.1, [0.1], True):
+        optimizer = Plain()
+        optimizer.lr = lr
+        assert all(map(isnan, steps_of(optimizer)["lr"]))
+
+
 def test_tables_before_there_is_a_step():
     history = trainer().history
     assert lengths(history.steps) == {0}

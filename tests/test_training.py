@@ -838,6 +838,24 @@ def column_rises(seconds):
 
 
 @both
+def test_rates_of_numbers_schedules_and_callbacks(package):
+    def fit(lr, callbacks=()):
+        net = package.MultiLayerNet(3, [8], 3, rng=1)
+        ours = fastopt.Trainer(net, package.Adam(lr=lr), batch_size=25, rng=0, callbacks=callbacks)
+        return ours.fit(*data(), epochs=2).steps["lr"]
+
+    def halve(ours):
+        ours.optimizer.lr /= 2
+
+    assert fit(0.25) == [0.25] * 4
+    assert fit(1) == [1.0] * 4
+    assert fit(schedules.piecewise({0: 0.5, 2: 0.25})) == [0.5, 0.5, 0.25, 0.25]
+    assert fit(lambda t: 0.5**t) == [1, 0.5, 0.25, 0.125]
+    assert fit(schedules.warmup(2, 1.0)) == [schedules.warmup(2, 1.0)(t) for t in range(4)]
+    assert fit(1.0, [halve]) == [1, 0.5, 0.25, 0.125]
+
+
+@both
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_norms_are_there_where_they_are_measured(package, accumulate):
     class Norm:
@@ -905,6 +923,36 @@ def test_a_history_can_be_copied_and_pickled():
 
 
 # --- schedules that follow the validation loss ---
+
+
+@both
+@pytest.mark.parametrize("where", ["alone", "warmup", "join", "group", "another setting"])
+def test_validation_losses_move_a_plateau_once_each(package, where):
+    class Counted(schedules.ReduceOnPlateau):
+        def report(self, metric):
+            reported.append(metric)
+            super().report(metric)
+
+    reported, plateau = [], Counted(0.5, factor=0.5, patience=0)
+    settings = {
+        "alone": {"lr": plateau},
+        "warmup": {"lr": schedules.warmup(1, plateau)},
+        "join": {"lr": schedules.join([(1, 0.25), plateau])},
+        "group": {"lr": plateau, "groups": {"b*": {"lr": plateau}}},
+        "another setting": {"lr": 1.0, "weight_decay": plateau},
+    }[where]
+    net, losses = Scripted([3, 2, 4, 5, nan]), [3, 2, 4, 5, nan]
+    ours = fastopt.Trainer(net, package.SGD(**settings), batch_size=10)
+    if where == "group":
+        net.params["b"] = np.zeros(1)
+        net.loss_and_gradient = lambda x, t, out=None, *, batch: (0.0, dict(net.params))
+    rates = []
+    ours.callbacks.append(lambda ours: rates.append(plateau(0)))
+    history = ours.fit(np.zeros((10, 1)), np.zeros(10), epochs=5, validation=(0, 0))
+    assert str(reported) == str(losses)
+    assert rates == [0.5, 0.5, 0.25, 0.125, 0.0625]
+    if where == "alone":  # what an evaluation moves acts from the next step on
+        assert history.steps["lr"] == [0.5, 0.5, 0.5, 0.25, 0.125]
 
 
 def test_a_plateau_stays_without_validation():

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import types
+from concurrent.futures import ThreadPoolExecutor
 from math import inf, isnan, nan
 
 import numpy as np
@@ -1064,6 +1065,124 @@ def test_count_and_history_agree_with_the_optimizer_wherever_ctrl_c_comes():
     assert interrupted > 1900  # one that meets a callback of the garbage collector is lost
 
 
+@pytest.fixture
+def usual_handler():
+    """Have Ctrl-C handled as usual; a process started in the background may ignore it."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # it was put back
+    signal.signal(signal.SIGINT, handler)
+
+
+class Pressing:
+    """A callback that presses Ctrl-C at a moment after so many steps."""
+
+    def __init__(self, moment, iteration, times=1):
+        self.iteration, self.times = iteration, times
+        setattr(self, moment, self.press)
+
+    def press(self, ours, grads=None):
+        if ours.iteration == self.iteration:
+            for _ in range(self.times):
+                signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.usefixtures("usual_handler")
+@pytest.mark.parametrize(("moment", "iteration"), [("gradient", 5), ("evaluation", 6), ("step", 6)])
+def test_ctrl_c_ends_after_the_step_and_its_evaluation(moment, iteration):
+    notes = []
+    callbacks = [Pressing(moment, iteration), Notes(notes, "a")]
+    ours = trainer(batch_size=10, callbacks=callbacks)
+    history = ours.fit(*data(), epochs=9, validation=data(9), evaluate_every=3)
+    assert ours.interrupted
+    assert ours.iteration == ours.optimizer.iter == len(history["loss"]) == 6
+    assert history["iteration"] == [3, 6]
+    assert lengths(history.steps) == {6}
+    assert lengths(history.evaluations) == {2}
+    assert [moment for _, moment, *_ in notes[-4:]] == ["gradient", "evaluation", "step", "end"]
+    whole = trainer(batch_size=10)
+    want = whole.fit(*data(), iterations=9)["loss"]
+    ours.callbacks.clear()
+    assert history["loss"] + ours.fit(*data(), iterations=3)["loss"] == want
+    assert not ours.interrupted
+    assert_same_place(ours, whole)
+
+
+@pytest.mark.usefixtures("usual_handler")
+@pytest.mark.parametrize(
+    ("moment", "iteration", "taken", "evaluated"),
+    [("gradient", 5, 5, 1), ("evaluation", 6, 6, 2), ("step", 6, 6, 2)],
+)
+def test_ctrl_c_twice_ends_at_once(moment, iteration, taken, evaluated):
+    notes = []
+    callbacks = [Pressing(moment, iteration, times=2), Notes(notes, "a")]
+    ours = trainer(batch_size=10, callbacks=callbacks)
+    history = ours.fit(*data(), epochs=9, validation=data(9), evaluate_every=3)
+    assert ours.interrupted
+    assert ours.iteration == ours.optimizer.iter == len(history["loss"]) == taken
+    assert lengths(history.steps) == {taken}
+    assert lengths(history.evaluations) == {evaluated}
+    last = [moment for _, moment, *_ in notes[-2:]]
+    assert last == [
+        {"gradient": "step", "evaluation": "gradient", "step": "evaluation"}[moment],
+        "end",
+    ]
+
+
+@pytest.mark.usefixtures("usual_handler")
+def test_ctrl_c_with_patience_restores_the_best():
+    net = Scripted([5, 1, 3, 4])
+    ours = fastopt.Trainer(
+        net, fastopt.SGD(lr=1.0), batch_size=10, callbacks=[Pressing("gradient", 3)]
+    )
+    history = ours.fit(np.zeros((10, 1)), np.zeros(10), epochs=9, validation=(0, 0), patience=5)
+    assert ours.interrupted
+    assert history["validation_loss"] == [5, 1, 3, 4]
+    assert net.params["p"][0] == 2
+
+
+@pytest.mark.usefixtures("usual_handler")
+def test_ctrl_c_is_handled_as_before_when_fit_is_over():
+    ours = trainer(batch_size=10)
+    ours.fit(*data(), epochs=1)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    ours.callbacks.append(Raising("step", 6, OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        ours.fit(*data(), epochs=1)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_handler_of_someone_elses_is_left_alone():
+    seen = []
+
+    def mine(*_):
+        seen.append(ours.iteration)
+
+    handler = signal.signal(signal.SIGINT, mine)
+    try:
+        ours = trainer(batch_size=10, callbacks=[Pressing("gradient", 2)])
+        history = ours.fit(*data(), epochs=1)
+        assert signal.getsignal(signal.SIGINT) is mine
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert seen == [2]
+    assert len(history["loss"]) == 5
+    assert not ours.interrupted
+
+
+@pytest.mark.usefixtures("usual_handler")
+def test_in_another_thread_signals_are_left_alone():
+    handlers = []
+    callbacks = [lambda ours: handlers.append(signal.getsignal(signal.SIGINT))]
+    ours = trainer(batch_size=10, callbacks=callbacks)
+    with ThreadPoolExecutor(1) as pool:
+        history = pool.submit(ours.fit, *data(), epochs=1).result()
+    assert len(history["loss"]) == 5
+    assert handlers == [signal.default_int_handler] * 5
+
+
 class Interrupted(fastopt.SGD):
     """Is interrupted in its third step, when the compiled step is over or before it."""
 
@@ -1214,6 +1333,91 @@ def test_wrong_types_are_found_at_once(arguments, message):
         fastopt.Trainer(**(right | arguments))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"shuffle": 1}, TypeError, "^shuffle must be True or False, got 1$"),
+        ({"progress": "yes"}, TypeError, "^progress must be True or False, got 'yes'$"),
+        ({"flush_subnormals": 1}, TypeError, "^flush_subnormals must be True or False, got 1$"),
+        (
+            {"flush_subnormals": None},
+            TypeError,
+            "^flush_subnormals must be True or False, got None",
+        ),
+        (
+            {"on_nonfinite": "skip"},
+            ValueError,
+            "^on_nonfinite must be 'raise' or 'continue', got 's",
+        ),
+        ({"on_nonfinite": None}, ValueError, "^on_nonfinite must be 'raise' or 'continue', got N"),
+        ({"batch_size": True}, TypeError, "^batch_size must be an integer, got True$"),
+        ({"callbacks": None}, TypeError, "^callbacks must be a sequence of callables, got None"),
+        (
+            {"callbacks": [types.SimpleNamespace(begin=print)]},
+            TypeError,
+            "^callbacks .* item 0 is n",
+        ),
+        ({"callbacks": [types.SimpleNamespace(start=3)]}, TypeError, "^callbacks .* item 0 is n"),
+        ({"learning_rate": 0.1}, TypeError, "learning_rate"),
+    ],
+)
+def test_other_wrong_arguments_are_named(arguments, error, message):
+    with pytest.raises(error, match=message):
+        trainer(**arguments)
+
+
+def test_numbers_of_numpy_are_numbers():
+    x, t = data()
+    ours = trainer(batch_size=np.int64(16), shuffle=np.True_, flush_subnormals=np.True_)
+    assert (type(ours.batch_size), ours.shuffle) == (int, True)
+    assert len(ours.fit(x, t, epochs=np.int8(1))["loss"]) == 4
+
+
+def test_a_mistyped_attribute_is_refused():
+    ours = trainer()
+    for name in ("lr", "callback", "batchsize", "iterations"):
+        with pytest.raises(AttributeError, match=name):
+            setattr(ours, name, 1)
+
+    class Mine(fastopt.Trainer):
+        pass
+
+    mine = Mine(ours.net, ours.optimizer)
+    mine.lr = 0.1  # a class of one's own may have more
+
+
+def test_repr_shows_what_is_not_the_default():
+    adam = fastopt.Adam(lr=0.5)
+    net = fastopt.TwoLayerNet(3, 2, 3)
+    assert repr(fastopt.Trainer(net, adam)) == f"Trainer({net!r}, Adam(lr=0.5))"
+    ours = fastopt.Trainer(
+        net, adam, batch_size=16, shuffle=False, rng=3, callbacks=[print], progress=False,
+        metrics={"n": len}, on_nonfinite="continue", flush_subnormals=False,
+    )  # fmt: skip
+    assert repr(ours) == (
+        f"Trainer({net!r}, Adam(lr=0.5), batch_size=16, shuffle=False, "
+        f"callbacks=[{print!r}], progress=False, metrics={{'n': {len!r}}}, "
+        "on_nonfinite='continue', flush_subnormals=False)"
+    )
+
+    class Mine(fastopt.Trainer):
+        pass
+
+    assert repr(Mine(net, adam)).startswith("Mine(")
+
+
+def test_generators_are_drawn_from_and_seeds_make_one():
+    rng = np.random.default_rng(5)
+    assert (
+        trainer(rng=rng, batch_size=10).fit(*data(), epochs=2)["loss"]
+        == (trainer(rng=5, batch_size=10).fit(*data(), epochs=2)["loss"])
+    )
+    other = np.random.default_rng(5)
+    for _ in range(2):
+        other.permutation(50)
+    assert rng.bit_generator.state == other.bit_generator.state
+
+
 def test_validation_of_a_net_without_accuracy():
     x = np.random.default_rng(0).standard_normal((40, 2))
     line = Line()
@@ -1279,6 +1483,71 @@ def test_without_a_standard_error_there_is_no_bar(progress, is_closed, monkeypat
         stream.close()
     monkeypatch.setattr(sys, "stderr", stream)
     assert len(trainer(progress=progress).fit(*data(), epochs=2)["loss"]) == 2
+
+
+class Bar:
+    """What tqdm's bars are to the progress, without showing any."""
+
+    made = []
+
+    def __init__(self, **settings):
+        self.settings, self.steps, self.texts = settings, 0, []
+        Bar.made.append(self)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def update(self, n):
+        self.steps += n
+
+    def set_postfix_str(self, text, refresh):
+        self.texts.append(text)
+
+
+def shell(**attributes):
+    """Return a module like IPython, whose shell has these attributes."""
+    module = types.ModuleType("IPython")
+    module.get_ipython = lambda: types.SimpleNamespace(**attributes)
+    return module
+
+
+@pytest.mark.parametrize("progress", [None, True, False])
+@pytest.mark.parametrize("has_stream", [True, False])
+def test_a_notebook_has_its_bar(progress, has_stream, monkeypatch):
+    monkeypatch.setitem(sys.modules, "IPython", shell(kernel=object()))
+    monkeypatch.setitem(sys.modules, "tqdm.auto", types.SimpleNamespace(tqdm=Bar))
+    monkeypatch.setattr(Bar, "made", [])
+    if not has_stream:
+        monkeypatch.setattr(sys, "stderr", None)
+    trainer(batch_size=10, progress=progress).fit(*data(), epochs=3)
+    assert len(Bar.made) == (progress is not False)
+    for bar in Bar.made:
+        assert bar.settings["total"] == bar.steps == 15
+        assert re.fullmatch(r"loss [01]\.\d+", bar.texts[-1])
+
+
+@pytest.mark.parametrize("ipython", [shell(), types.ModuleType("IPython")])
+def test_a_terminals_ipython_is_no_notebook(ipython, monkeypatch):
+    if not hasattr(ipython, "get_ipython"):  # nobody is in a shell
+        ipython.get_ipython = lambda: None
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    monkeypatch.setitem(sys.modules, "tqdm.auto", types.SimpleNamespace(tqdm=Bar))
+    monkeypatch.setattr(Bar, "made", [])
+    trainer().fit(*data(), epochs=1)
+    assert Bar.made == []
+
+
+def test_a_bar_counts_the_steps_that_are_left(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tqdm.auto", types.SimpleNamespace(tqdm=Bar))
+    monkeypatch.setattr(Bar, "made", [])
+    ours = trainer(batch_size=10, progress=True)
+    ours.fit(*data(), iterations=3)
+    ours.callbacks.append(lambda ours: ours.stop())
+    ours.fit(*data(), iterations=4)
+    assert [(bar.settings["total"], bar.steps) for bar in Bar.made] == [(3, 3), (4, 1)]
 
 
 @pytest.mark.parametrize("progress", [False, None])

@@ -212,6 +212,15 @@ class TestPlotLosses:
     def test_all_diverged(self, tmp_path):
         save(plot_losses({"SGD": [float("nan")] * 3}), tmp_path / "a.png")
 
+    @pytest.mark.parametrize("ends", [[0.0] * 4, [-1, -20], [5, 1, -20], [1e-8, 1e-10]])
+    def test_axis_is_linear_where_a_logarithm_would_hide_losses(self, ends):
+        figure = plot_losses({"SGD": ends})
+        FigureCanvasAgg(figure).draw()
+        axes = figure.axes[0]
+        assert axes.get_yscale() == "linear"
+        low, high = axes.get_ylim()
+        assert low < min(ends) <= max(ends) < high
+
 
 class TestPlotTrajectories:
     def test_has_a_panel_with_each_path(self):

@@ -93,8 +93,8 @@ class Trainer(Generic[NetT, OptimizerT]):
         or in a notebook, and tqdm is there. A process without a standard error, as under pythonw,
         shows none.
     metrics : mapping of str to callables, optional
-        Called as ``f(net, x, t)`` with the validation data in each evaluation. In the history their
-        names begin with ``validation_``.
+        Called as ``f(net, x, t)`` with the validation data in each evaluation; each returns a
+        number. In the history their names begin with ``validation_``.
     on_nonfinite : {'raise', 'continue'}
         What happens when the loss of a batch is NaN or infinite: a FloatingPointError, or nothing.
         An optimizer with ``nonfinite="skip"`` goes on, too.

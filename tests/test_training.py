@@ -956,6 +956,16 @@ def test_validation_losses_move_a_plateau_once_each(package, where):
         assert history.steps["lr"] == [0.5, 0.5, 0.5, 0.25, 0.125]
 
 
+def test_a_plateau_is_told_the_loss_of_the_averages():
+    plateau = schedules.ReduceOnPlateau(0.5, patience=0)
+    ours = fastopt.Trainer(
+        fastopt.MultiLayerNet(3, [8], 3, rng=1), fastopt.SGD(lr=plateau, ema=0.9), rng=0
+    )
+    history = ours.fit(*data(), epochs=3, validation=data(9))
+    assert plateau.state_dict()["best"] == min(history["validation_loss"])
+    assert history["validation_loss"][-1] != ours.net.loss(*data(9))
+
+
 def test_a_plateau_stays_without_validation():
     plateau = schedules.ReduceOnPlateau(0.5, patience=0)
     ours = fastopt.Trainer(fastopt.TwoLayerNet(3, 2, 3), fastopt.SGD(lr=plateau))
@@ -988,6 +998,17 @@ def test_early_stopping_restores_the_best(losses, patience, steps, best):
     assert len(history["loss"]) == steps
     assert net.params["p"] is p
     assert p[0] == best
+
+
+def test_each_fit_has_its_own_patience_and_best():
+    net = Scripted([1, 5, 5, 4, 3, 5])
+    ours = fastopt.Trainer(net, fastopt.SGD(lr=1.0), batch_size=10)
+    for patience, steps, best in ((2, 3, 1), (5, 3, 3)):
+        history = ours.fit(
+            np.zeros((10, 1)), np.zeros(10), epochs=3, validation=(0, 0), patience=patience
+        )
+        assert len(history["loss"]) == steps
+        assert net.params["p"][0] == best
 
 
 def test_without_patience_the_last_parameters_are_kept():
@@ -1181,6 +1202,44 @@ def test_in_another_thread_signals_are_left_alone():
         history = pool.submit(ours.fit, *data(), epochs=1).result()
     assert len(history["loss"]) == 5
     assert handlers == [signal.default_int_handler] * 5
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer that sends signals")
+def test_what_is_interrupted_anywhere_goes_on_with_the_same_bits():
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    def arm(ours):
+        if len(ours.history["loss"]) == 1:
+            signal.setitimer(signal.ITIMER_REAL, delays.uniform(1e-5, 1e-3))
+
+    def new_trainer(**settings):
+        optimizer = fastopt.Adam(lr=0.001, ema=0.9, clip_global_norm=inf)
+        net = fastopt.MultiLayerNet(3, [8], 3, rng=1)
+        return fastopt.Trainer(net, optimizer, batch_size=8, rng=0, **settings)
+
+    delays, losses = np.random.default_rng(0), []
+    handler = signal.signal(signal.SIGALRM, interrupt)
+    ours = new_trainer(callbacks=[arm])
+    try:
+        for _ in range(500):
+            history = ours.fit(*data(), iterations=500, validation=data(9), evaluate_every=2)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            losses += history["loss"]
+            assert lengths(history.steps) == {len(history["loss"])}
+            evaluated = len(history["iteration"])
+            assert lengths(history.evaluations) <= {evaluated}
+            assert (
+                len(history["validation_loss"]) == len(history["validation_accuracy"]) == evaluated
+            )
+            with ours.optimizer.averaged(ours.net.params):  # the evaluation has left it
+                pass
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+    whole = new_trainer()
+    assert whole.fit(*data(), iterations=ours.iteration)["loss"] == losses
+    assert_same_place(ours, whole)
 
 
 class Interrupted(fastopt.SGD):

@@ -91,9 +91,10 @@ class History(dict[str, list[Any]]):
         n = len(self["loss"])
         for name, values in self._steps.items():
             values.extend([epoch if name == "epoch" else nan] * (n - len(values)))
-        for name in [*self]:
-            if name != "loss":
-                self[name][:] = [row[name] for row in self._rows if name in row]
+        # What a callback has put in of its own stays as it is
+        for name in {name for row in self._rows for name in row if name not in _COLUMNS}:
+            values = self.setdefault(name, [])
+            values[:] = [row[name] for row in self._rows if name in row]
 
     def state_dict(self) -> dict[str, Any]:
         """Return what it holds, as plain data and arrays."""

@@ -235,9 +235,11 @@ def _scale_losses(axes: Axes, curves: Sequence[Array]) -> None:
     axes.grid(axis="y", color="0.9")
     values = np.concatenate(curves)
     values = values[np.isfinite(values)]
-    if values.size == 0 or values.max() < 10 * values.min():
+    if values.size == 0 or values.min() < -_SMALLEST_LOSS:  # of a net's own loss: a log-likelihood
         return
     low, high = max(values.min(), _SMALLEST_LOSS), values.max()
+    if high < 10 * low:
+        return
     subs = (1, 2, 5) if high < 5000 * low else (1,)
     axes.set_yscale("log")
     axes.set_ylim(low / 1.5, high * 1.5)

@@ -93,8 +93,8 @@ class Trainer(Generic[NetT, OptimizerT]):
         or in a notebook, and tqdm is there. A process without a standard error, as under pythonw,
         shows none.
     metrics : mapping of str to callables, optional
-        Called as ``f(net, x, t)`` with the validation data in each evaluation. In the history their
-        names begin with ``validation_``.
+        Called as ``f(net, x, t)`` with the validation data in each evaluation; each returns a
+        number. In the history their names begin with ``validation_``.
     on_nonfinite : {'raise', 'continue'}
         What happens when the loss of a batch is NaN or infinite: a FloatingPointError, or nothing.
         An optimizer with ``nonfinite="skip"`` goes on, too.
@@ -398,6 +398,8 @@ class Trainer(Generic[NetT, OptimizerT]):
             self._grads = grads
             if not math.isfinite(loss):
                 self._refuse(loss)
+            if hooks:  # which may replace entries; the arrays are the net's for the next batch
+                grads = dict(grads)
             for hook in hooks:
                 hook(self, grads)
             before = stepper.steps
@@ -688,9 +690,9 @@ class _NoStepper:
 def _hook(callback: Any, name: str) -> Callable[..., Any] | None:
     """Return a callback's method for a moment; a callable alone is one for each step."""
     hook = getattr(callback, name, None)
-    if hook is None and name == "step" and callable(callback):
-        return cast("Callable[..., Any]", callback)
-    return hook if callable(hook) else None
+    if callable(hook):
+        return cast("Callable[..., Any]", hook)
+    return callback if name == "step" and callable(callback) else None
 
 
 def _reader(optimizer: Any) -> Callable[[], tuple[float, float]]:
@@ -698,17 +700,26 @@ def _reader(optimizer: Any) -> Callable[[], tuple[float, float]]:
     if not isinstance(optimizer, Optioned):
         return lambda: (_as_number(getattr(optimizer, "lr", math.nan)), math.nan)
 
+    t = optimizer.iter
+
     def read() -> tuple[float, float]:
+        nonlocal t
         lr, norm = optimizer.lr, optimizer.norm  # type: ignore[attr-defined]
+        before, t = t, optimizer.iter
         if callable(lr):
             lr = _as_number(optimizer._used("lr"))
-        return lr, math.nan if norm is None else norm
+        # A call that was skipped, or only added its gradients, leaves the norm of the step before
+        return lr, math.nan if norm is None or t == before else norm
 
     return read
 
 
 def _as_number(value: Any) -> float:
-    return value if isinstance(value, (int, float)) else math.nan
+    """Return a number of any type, NaN for what is none, such as another library's schedule."""
+    try:
+        return any_number("lr", value)
+    except TypeError:
+        return math.nan
 
 
 def _order(n: int, rng: np.random.Generator, shuffles: bool) -> NDArray[np.intp]:

@@ -268,6 +268,27 @@ def test_mapping_that_never_takes_a_number_leaves_the_optimizer_working(package)
 
 
 @both
+def test_ctrl_c_while_they_are_put_back_leaves_all_parameters_as_they_were(package):
+    class Interrupting(dict):
+        times = 0
+
+        def __setitem__(self, key, value):
+            if self.times:
+                self.times -= 1
+                raise KeyboardInterrupt
+            super().__setitem__(key, value)
+
+    optimizer, params = trained(package)
+    params = Interrupting(params)
+    before = bits(params)
+    for times in (1, 3):
+        with pytest.raises(KeyboardInterrupt), optimizer.averaged(params):
+            params.times = times
+        assert bits(params) == before
+    optimizer.update(params, {key: np.zeros(np.shape(p)) for key, p in params.items()})
+
+
+@both
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, None], ids=str)
 def test_copies_go_on_with_averages_of_their_own(package, duplicate):
     """Those made inside the context, too; a shallow copy shares them, as any attribute."""

@@ -11,11 +11,12 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 from matplotlib.image import imread
 
 import fastopt
-from fastopt import _cli, _progress, datasets, experiments, plotting, reference
+from fastopt import _cli, _cpu, _progress, datasets, experiments, plotting, reference
 from fastopt.datasets import _download, load_mnist
 
 QUICK = ["--iterations", "3", "--batch-size", "8", "--hidden", "5", "--optimizers", "sgd,ADAM"]
@@ -155,6 +156,33 @@ class TestCompare:
             "learning_rates": {},
             "flush_subnormals": True,
         }
+
+    @pytest.mark.skipif(not _cpu.can_flush_subnormals, reason="this processor can't flush")
+    @pytest.mark.parametrize(("options", "left"), [([], 0), (["--keep-subnormals"], 1e-310)])
+    def test_steps_flush_subnormals_unless_they_are_to_be_kept(self, options, left, monkeypatch):
+        class Probing(fastopt.Adam):
+            def update(self, params, grads):
+                probe = {"p": np.array([1e-310])}
+                super().update(probe, {"p": np.zeros(1)})
+                found.append(probe["p"][0])
+                super().update(params, grads)
+
+        found = []
+        monkeypatch.setattr(fastopt, "Adam", Probing)
+        assert run("compare", *QUICK, *options) == 0
+        assert found == [left] * 3
+        assert not fastopt.get_flush_subnormals()
+
+    @pytest.mark.parametrize("extra", [[], ["--reference"]])
+    def test_kept_subnormals_change_nothing_of_ordinary_numbers(self, extra, folder):
+        for name, options in (("a", []), ("b", ["--keep-subnormals"])):
+            assert run("compare", *QUICK, *extra, *options, "--history", f"{name}.csv") == 0
+        assert (folder / "a.csv").read_bytes() == (folder / "b.csv").read_bytes()
+
+    def test_help_says_why_subnormals_are_not_kept(self, capsys):
+        run("compare", "--help")
+        text = " ".join(capsys.readouterr().out.split())
+        assert "--keep-subnormals compute with the numbers nearest to zero as NumPy does" in text
 
     @pytest.mark.parametrize(
         ("options", "rates", "told"),
@@ -310,6 +338,8 @@ def test_two_names_of_one_file(folder, capsys, monkeypatch):
         (["compare", "--history", "a.png"], ".csv"),
         (["compare", "--history", "nowhere/a.csv"], "nowhere"),
         (["compare", "--history", "file.csv/a.csv"], "file.csv"),
+        (["compare", "--keep-subnormals=1"], "--keep-subnormals: ignored explicit argument '1'"),
+        (["trajectories", "--keep-subnormals"], "unrecognized arguments: --keep-subnormals"),
         (["trajectories", "--steps", "0"], "--steps"),
         (["trajectories", "--output", "nowhere/a.png"], "nowhere"),
         (["trajectories", "--history", "two\nlines"], "--history"),

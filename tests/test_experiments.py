@@ -3,13 +3,14 @@
 import doctest
 from pathlib import Path
 from statistics import fmean
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from optimizer_table import TABLE, every_optimizer
 
 import fastopt
-from fastopt import experiments, reference
+from fastopt import _cpu, experiments, reference
 from fastopt.experiments import compare_optimizers, trajectory, valley_optimizers
 
 WHOLE_MNIST = Path(__file__).resolve().parents[2] / "shared" / "mnist"
@@ -179,6 +180,49 @@ def test_a_diverged_training_is_a_result(classes):
     assert np.isnan(trainings["SGD"].losses[-1])
     assert np.isnan(trainings["SGD"].final_loss)
     assert 0 <= trainings["SGD"].test_accuracy <= 1
+
+
+def test_a_training_that_diverged_is_trained_on():
+    training = compare(["SGD"], digits(scale=1e30), iterations=6).trainings["SGD"]
+    assert len(training.losses) == 6
+    assert np.isnan(training.losses[2:]).all()
+
+
+class Probing(fastopt.SGD):
+    """Steps over a subnormal number beside the parameters, and notes what it has become."""
+
+    found = []
+
+    def update(self, params, grads):
+        probe = {"p": np.array([1e-310])}
+        super().update(probe, {"p": np.zeros(1)})
+        Probing.found.append(probe["p"][0])
+        super().update(params, grads)
+
+
+@pytest.mark.skipif(not _cpu.can_flush_subnormals, reason="this processor can't flush")
+@pytest.mark.parametrize(
+    ("options", "left"),
+    [({}, 0), ({"flush_subnormals": True}, 0), ({"flush_subnormals": False}, 1e-310)],
+)
+def test_steps_flush_unless_asked_otherwise(options, left, monkeypatch):
+    monkeypatch.setattr(Probing, "found", [])
+    classes = SimpleNamespace(MultiLayerNet=fastopt.MultiLayerNet, Probing=Probing)
+    compare(["Probing"], classes=classes, **options)
+    assert Probing.found == [left] * 4
+    assert not fastopt.get_flush_subnormals()
+
+
+@CLASSES
+def test_flushing_changes_nothing_of_ordinary_numbers(classes):
+    flushed, kept = (compare(flush_subnormals=flush, classes=classes) for flush in (True, False))
+    for name, training in flushed.trainings.items():
+        assert training.losses == kept.trainings[name].losses
+
+
+def test_flush_is_true_or_false():
+    with pytest.raises(TypeError, match=r"^flush_subnormals must be True or False, got 'no'$"):
+        compare(flush_subnormals="no")
 
 
 @CLASSES

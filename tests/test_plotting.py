@@ -1,8 +1,9 @@
-"""Smoothing, the two pictures, and files that appear whole or not at all."""
+"""Smoothing, the three pictures, and files that appear whole or not at all."""
 
 import subprocess
 import sys
 from itertools import pairwise
+from math import inf, nan
 
 import matplotlib as mpl
 import numpy as np
@@ -13,7 +14,8 @@ from matplotlib.text import Text
 
 import fastopt
 from fastopt import experiments, plotting
-from fastopt.plotting import plot_losses, plot_trajectories, save, smooth_curve
+from fastopt.plotting import plot_history, plot_losses, plot_trajectories, save, smooth_curve
+from fastopt.training import History
 
 NAMES = ["SGD", "Momentum", "Nesterov", "AdaGrad", "RMSprop", "Adam"]
 
@@ -211,6 +213,165 @@ class TestPlotLosses:
 
     def test_all_diverged(self, tmp_path):
         save(plot_losses({"SGD": [float("nan")] * 3}), tmp_path / "a.png")
+
+    @pytest.mark.parametrize("ends", [[0.0] * 4, [-1, -20], [5, 1, -20], [1e-8, 1e-10]])
+    def test_axis_is_linear_where_a_logarithm_would_hide_losses(self, ends):
+        figure = plot_losses({"SGD": ends})
+        FigureCanvasAgg(figure).draw()
+        axes = figure.axes[0]
+        assert axes.get_yscale() == "linear"
+        low, high = axes.get_ylim()
+        assert low < min(ends) <= max(ends) < high
+
+
+def a_history(losses, lr=0.1, validation=(), every=10, began=0, **metrics):
+    """Return a history whose lr may be a function of the step, evaluated every so many steps."""
+    history = History(began)
+    for i, loss in enumerate(losses):
+        history["loss"].append(loss)
+        history.add_step(1 + i // 10, lr(i) if callable(lr) else lr, nan, 0.1 * i)
+        if i % every == every - 1 and i // every < len(validation):
+            numbers = {f"validation_{name}": values[i // every] for name, values in metrics.items()}
+            history.add_evaluation(
+                iteration=began + i + 1, epoch=1 + i // 10, seconds=0.1 * i,
+                validation_loss=validation[i // every], **numbers,
+            )  # fmt: skip
+    return history
+
+
+def y_labels(figure):
+    return [axes.get_ylabel() for axes in figure.axes]
+
+
+class TestPlotHistory:
+    def test_panels_are_of_what_is_there(self):
+        losses = np.geomspace(2, 0.5, 30)
+        falling = {"lr": lambda i: 0.1 / (1 + i)}
+        evaluated = {"validation": [1, 0.9, 0.8], "accuracy": [0.1, 0.2, 0.3]}
+        for settings, panels in (
+            ({}, ["loss"]),
+            (falling, ["loss", "learning rate"]),
+            ({"validation": [1, 0.9, 0.8]}, ["loss"]),
+            (evaluated, ["loss", "validation accuracy"]),
+            (
+                {**evaluated, **falling, "own_metric": [1, 2, 3]},
+                ["loss", "validation accuracy", "validation own metric", "learning rate"],
+            ),
+        ):
+            figure = plot_history(a_history(losses, **settings))
+            assert y_labels(figure) == panels
+            assert [axes.get_xlabel() for axes in figure.axes] == [""] * (len(panels) - 1) + [
+                "step"
+            ]
+            width, height = figure.get_size_inches()
+            assert width == 10
+            assert height == pytest.approx(5 + 2.2 * (len(panels) - 1))
+
+    def test_draws_the_numbers(self):
+        losses = np.geomspace(2, 0.5, 30)
+        history = a_history(
+            losses, lambda i: 0.1 / (1 + i), [1, 0.9, 0.8], began=70, accuracy=[0.1, 0.2, 0.3]
+        )
+        axes, accuracy, rate = plot_history(history, "my training").axes
+        assert axes.get_title() == "my training"
+        batches, validation = axes.lines
+        np.testing.assert_array_equal(batches.get_xdata(), np.arange(71, 101))
+        np.testing.assert_array_equal(batches.get_ydata(), losses)
+        np.testing.assert_array_equal(validation.get_xydata(), [[80, 1], [90, 0.9], [100, 0.8]])
+        np.testing.assert_array_equal(
+            accuracy.lines[0].get_xydata(), [[80, 0.1], [90, 0.2], [100, 0.3]]
+        )
+        np.testing.assert_array_equal(rate.lines[0].get_xdata(), np.arange(71, 101))
+        np.testing.assert_array_equal(rate.lines[0].get_ydata(), 0.1 / np.arange(1, 31))
+        texts = [text.get_text() for text in axes.get_legend().get_texts()]
+        assert texts == ["on the batches", "on the validation data"]
+        assert batches.get_color() != validation.get_color()
+        assert validation.get_marker() != "None"
+
+    def test_has_a_title_of_its_own(self):
+        assert plot_history(a_history([2, 1])).axes[0].get_title() == "Training"
+
+    @pytest.mark.parametrize("steps", [199, 200, 500])
+    def test_long_ones_have_a_trend(self, steps):
+        losses = np.geomspace(2, 0.5, steps)
+        axes = plot_history(a_history(losses)).axes[0]
+        (text,) = [text.get_text() for text in axes.get_legend().get_texts()]
+        if steps < 200:
+            assert len(axes.lines) == 1
+            assert text == "on the batches"
+            return
+        faint, bold = axes.lines
+        np.testing.assert_array_equal(faint.get_ydata(), smooth_curve(losses))
+        assert faint.get_linewidth() < bold.get_linewidth()
+        assert text == "on the batches: trend; faint: smoothed over 11 steps"
+
+    @pytest.mark.parametrize("lr", [0.1, nan, lambda i: nan if i else 0.1])
+    def test_a_rate_that_does_not_change_has_no_panel(self, lr):
+        assert y_labels(plot_history(a_history([2, 1, 0.5], lr))) == ["loss"]
+
+    def test_of_a_training(self, tmp_path):
+        rng = np.random.default_rng(0)
+        x, t = rng.random((40, 3)), np.arange(40) % 2
+        trainer = fastopt.Trainer(
+            fastopt.TwoLayerNet(3, 4, 2, rng=0),
+            fastopt.SGD(lr=fastopt.schedules.cosine(0.1, 8)),
+            batch_size=10, rng=0, metrics={"norm": lambda net, x, t: np.linalg.norm(x)},
+        )  # fmt: skip
+        figures = []
+        trainer.callbacks.append(lambda ours: figures.append(plot_history(ours.history)))
+        history = trainer.fit(x, t, epochs=2, validation=(x, t))
+        figures.append(plot_history(history))
+        panels = ["loss", "validation accuracy", "validation norm", "learning rate"]
+        assert y_labels(figures[0]) == ["loss"]  # one under way
+        assert y_labels(figures[-1]) == panels
+        save(figures[-1], tmp_path / "a.png")
+        assert imread(tmp_path / "a.png").shape[:2] == (1740, 1500)
+
+    @pytest.mark.parametrize(
+        ("losses", "validation"),
+        [
+            ([1.0], []),
+            ([nan] * 30, [nan, nan]),
+            ([inf] * 300, []),
+            ([*np.geomspace(2, 0.01, 40), nan, inf], [1, nan, 0.5]),
+            ([*np.geomspace(2, 0.01, 300), *[nan] * 100], [1, nan, inf]),
+            (np.geomspace(1e30, 1, 300), [1e30]),
+            ([0.0] * 20, [0, 0]),
+            (np.linspace(1, -5, 30), [-1, -3]),
+            (np.linspace(-1, -50, 300), [-1, -60]),
+        ],
+    )
+    def test_any_losses(self, losses, validation):
+        history = a_history(losses, validation=validation, accuracy=[nan] * len(validation))
+        figure = plot_history(history)
+        FigureCanvasAgg(figure).draw()
+        finite = [loss for loss in (*losses, *validation) if np.isfinite(loss)]
+        if finite and min(finite) < 0:
+            assert figure.axes[0].get_ylim()[0] < min(finite)
+
+    def test_axis_is_logarithmic_beyond_a_decade(self):
+        for end, scale in ((0.01, "log"), (0.4, "linear")):
+            history = a_history(np.geomspace(2, end, 50))
+            assert plot_history(history).axes[0].get_yscale() == scale
+        history = a_history([2, 1.9], validation=[0.01], every=1)
+        assert plot_history(history).axes[0].get_yscale() == "log"
+
+    @pytest.mark.parametrize(
+        ("history", "kind"), [({"loss": [1]}, "dict"), ([1], "list"), (None, "NoneType")]
+    )
+    def test_wants_a_history(self, history, kind):
+        message = f"^history must be what Trainer.fit returns, got {kind}$"
+        with pytest.raises(TypeError, match=message):
+            plot_history(history)
+
+    def test_wants_a_step(self):
+        with pytest.raises(ValueError, match="history has no step that could be drawn"):
+            plot_history(History())
+
+    def test_without_matplotlib(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+        with pytest.raises(ImportError, match=r'pip install "fastopt\[cli\]"$'):
+            plot_history(a_history([2, 1]))
 
 
 class TestPlotTrajectories:

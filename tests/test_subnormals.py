@@ -2,9 +2,11 @@
 
 The oracle is the twin, computed by NumPy on a thread whose own mode flushes. That mode is set by
 the C library's fesetenv, and read again to see that a step leaves none behind. Nets and layers have
-no switch, but their workers, too, compute in the calling thread's mode.
+no switch, but their workers, too, compute in the calling thread's mode. A Trainer's steps flush, on
+by default, and nothing else does because of them.
 """
 
+import copy
 import ctypes
 import doctest
 import importlib
@@ -12,6 +14,7 @@ import platform
 import struct
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
@@ -309,3 +312,174 @@ def test_environment_reaches_the_kernels():
     )
     assert run(code, FASTOPT_FLUSH_SUBNORMALS="1").stdout == "0.0\n"
     assert run(code, FASTOPT_FLUSH_SUBNORMALS="0").stdout == "1e-310\n"
+
+
+# --- the Trainer ---
+
+
+class Dead:
+    """A net whose gradients are zero: what is left of a moving average decays."""
+
+    def __init__(self):
+        self.params = {"w": np.array([1e-310, 1.0])}
+
+    def loss_and_gradient(self, x, t, out=None, *, batch):
+        return 0.0, {"w": np.zeros(2)}
+
+
+def fit_dead(optimizer, steps=1, callbacks=(), **settings):
+    net = Dead()
+    trainer = fastopt.Trainer(net, optimizer, batch_size=1, callbacks=callbacks, **settings)
+    trainer.fit(np.zeros((1, 1)), np.zeros(1), epochs=steps)
+    return net.params["w"][0]
+
+
+def bare(optimizer):
+    params = Dead().params
+    optimizer.update(params, {"w": np.zeros(2)})
+    return params["w"][0]
+
+
+every_options = pytest.mark.parametrize(
+    "options",
+    [{}, {"clip_global_norm": 1.0}, {"ema": 0.5}, {"groups": {"w": {"lr": 1}}}, {"accumulate": 2}],
+    ids=["plain", "measured", "average", "groups", "accumulated"],
+)
+
+
+@can_flush
+@every_options
+def test_steps_of_a_trainer_flush_and_bare_ones_do_not(options):
+    optimizer = fastopt.SGD(**options)
+    steps = options.get("accumulate", 1)
+    for _ in range(2):
+        assert fit_dead(optimizer, steps) == 0
+        assert not fastopt.get_flush_subnormals()
+        assert {bare(optimizer) for _ in range(steps)} == {1e-310}
+        assert fit_dead(optimizer, steps, flush_subnormals=False) == 1e-310
+
+
+@can_flush
+@every_optimizer
+def test_a_trainer_that_keeps_subnormals_has_numpys_bits(row):
+    class Tiny:
+        def __init__(self, grads, params):
+            self.params, self.grads = params, grads
+
+        def loss_and_gradient(self, x, t, out=None, *, batch):
+            return 0.0, self.grads
+
+    def fit(optimizer, **settings):
+        params, grads = world("float64", 99)
+        trainer = fastopt.Trainer(Tiny(grads, params), optimizer, **settings)
+        trainer.fit(np.zeros((1, 1)), np.zeros(1), epochs=3)
+        return optimizer, params
+
+    (compiled, ours), (twin, theirs) = (
+        fit(package(**row.settings), flush_subnormals=False) for package in (row.compiled, row.twin)
+    )
+    assert_same(compiled, twin, ours, theirs)
+    assert n_subnormal(arrays_of(row, compiled, ours)) > 0
+    # A twin, which NumPy computes, keeps them in any case
+    twin, again = fit(row.twin(**row.settings))
+    assert_same(compiled, twin, ours, again)
+    flushing, flushed = fit(row.compiled(**row.settings))
+    assert n_subnormal(arrays_of(row, flushing, flushed)) == 0
+
+
+@can_flush
+@pytest.mark.parametrize("switch", [True, False])
+def test_the_switch_of_the_process_is_neither_read_nor_changed(switch):
+    seen = []
+    fastopt.set_flush_subnormals(switch)
+    look = [lambda trainer: seen.append(fastopt.get_flush_subnormals())]
+    assert fit_dead(fastopt.SGD(), callbacks=look) == 0
+    assert seen == [switch]
+    assert fastopt.get_flush_subnormals() is switch
+    # The switch is for every step, of a Trainer's too
+    assert fit_dead(fastopt.SGD(), flush_subnormals=False) == (0 if switch else 1e-310)
+
+
+@can_flush
+def test_bare_steps_during_a_fit_do_not_flush():
+    class Bare:
+        def __init__(self, moment):
+            setattr(self, moment, self.act)
+
+        def act(self, trainer, grads=None):
+            found.append(bare(trainer.optimizer))
+            found.append(bare(other))
+            with ThreadPoolExecutor(1) as pool:
+                found.append(pool.submit(bare, another).result())
+
+    found, other, another = [], fastopt.SGD(), fastopt.SGD()
+    for moment in ("start", "gradient", "step", "end"):
+        assert fit_dead(fastopt.SGD(), callbacks=[Bare(moment)]) == 0
+    assert found == [1e-310] * 12
+
+
+@can_flush
+def test_a_step_of_another_thread_at_the_same_time_does_not_flush():
+    class Slow(dict):
+        """Gradients that are read while another thread takes a step of its own."""
+
+        def __getitem__(self, key):
+            with ThreadPoolExecutor(1) as pool:
+                found.append(pool.submit(bare, other).result())
+            return super().__getitem__(key)
+
+    class Net(Dead):
+        def loss_and_gradient(self, x, t, out=None, *, batch):
+            return 0.0, Slow(w=np.zeros(2))
+
+    found, other, net = [], fastopt.SGD(), Net()
+    fastopt.Trainer(net, fastopt.SGD()).fit(np.zeros((1, 1)), np.zeros(1), epochs=2)
+    assert net.params["w"][0] == 0
+    assert found
+    assert {*found} == {1e-310}
+
+
+@can_flush
+@pytest.mark.parametrize("error", [KeyError, KeyboardInterrupt])
+def test_after_a_step_that_failed_bare_ones_do_not_flush(error):
+    class Failing(Dead):
+        def loss_and_gradient(self, x, t, out=None, *, batch):
+            return 0.0, Raises(w=np.zeros(2))
+
+    class Raises(dict):
+        def __getitem__(self, key):
+            raise error("w")
+
+    optimizer = fastopt.SGD()
+    trainer = fastopt.Trainer(Failing(), optimizer)
+    try:
+        trainer.fit(np.zeros((1, 1)), np.zeros(1), epochs=1)
+    except KeyError:
+        assert error is KeyError
+    assert bare(optimizer) == 1e-310
+
+
+@can_flush
+def test_steps_as_a_generator_flush_and_a_copy_does_not():
+    optimizer, net = fastopt.SGD(), Dead()
+    trainer = fastopt.Trainer(net, optimizer)
+    steps = trainer.steps(np.zeros((1, 1)), np.zeros(1), [[0]] * 3)
+    next(steps)
+    assert net.params["w"][0] == 0
+    assert bare(optimizer) == bare(copy.deepcopy(optimizer)) == 1e-310
+    net.params["w"][0] = 1e-310
+    next(steps)
+    assert net.params["w"][0] == 0
+
+
+def test_a_trainer_on_a_processor_that_can_not_keeps_them(monkeypatch):
+    monkeypatch.setattr(_cpu, "can_flush_subnormals", False)
+    assert fit_dead(fastopt.SGD()) == 1e-310
+
+
+def test_an_optimizer_of_ones_own_is_left_alone():
+    class Own:
+        def update(self, params, grads):
+            params["w"] -= grads["w"]
+
+    assert fit_dead(Own()) == 1e-310

@@ -1,21 +1,28 @@
-"""The Trainer: what it does with batches, evaluations, callbacks and interruptions."""
+"""The Trainer: what it does with batches, evaluations, callbacks and interruptions.
 
+Its states and checkpoints are in test_checkpoints.py, flushing in test_subnormals.py.
+"""
+
+import copy
 import io
 import itertools
 import os
+import pickle
 import re
 import signal
 import subprocess
 import sys
+import types
+from concurrent.futures import ThreadPoolExecutor
+from math import inf, isnan, nan
 
 import numpy as np
 import pytest
+from helpers.marks import both
 from numpy.testing import assert_array_equal
 
 import fastopt
-from fastopt import _progress, reference
-
-both = pytest.mark.parametrize("package", [fastopt, reference], ids=["compiled", "twin"])
+from fastopt import _progress, schedules
 
 
 def data(n=50, seed=0):
@@ -27,6 +34,37 @@ def data(n=50, seed=0):
 def trainer(package=fastopt, rng=0, lr=0.05, **settings):
     net = package.MultiLayerNet(3, [8], 3, rng=1)
     return fastopt.Trainer(net, package.Adam(lr=lr), rng=rng, **settings)
+
+
+class Scripted:
+    """A net whose validation losses are given, and whose parameter counts its steps."""
+
+    def __init__(self, losses):
+        self.losses = iter(losses)
+        self.params = {"p": np.zeros(1)}
+
+    def loss_and_gradient(self, x, t, out=None, *, batch):
+        return 0.0, {"p": np.full(1, -1.0)}
+
+    def loss(self, x, t):
+        return next(self.losses)
+
+    def accuracy(self, x, t):
+        return 0.5
+
+
+class Line:
+    """A regression: a net without an accuracy."""
+
+    def __init__(self):
+        self.params = {"w": np.zeros(2)}
+
+    def loss_and_gradient(self, x, t, out=None, *, batch):
+        error = x[batch] @ self.params["w"] - t[batch]
+        return float(np.mean(error**2)), {"w": 2 * x[batch].T @ error / len(error)}
+
+    def loss(self, x, t):
+        return float(np.mean((x @ self.params["w"] - t) ** 2))
 
 
 @both
@@ -118,6 +156,186 @@ def test_history_without_validation():
     assert history == {"iteration": [], "validation_loss": [], "validation_accuracy": []}
 
 
+# --- going on ---
+
+
+def rng_state(ours):
+    return ours.state_dict()["rng"]
+
+
+def assert_same_place(one, other):
+    """Two trainers have the same bits, and would draw the same batches."""
+    for key, p in one.net.params.items():
+        assert_array_equal(other.net.params[key], p, strict=True)
+    for name in ("m", "v"):
+        for key, s in getattr(one.optimizer, name).items():
+            assert_array_equal(getattr(other.optimizer, name)[key], s, strict=True)
+    assert (one.iteration, one.epoch) == (other.iteration, other.epoch)
+    assert one.optimizer.iter == other.optimizer.iter
+    assert rng_state(one) == rng_state(other)
+
+
+@both
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("parts", [[7, 18], [18, 7], [24, 1], [4, 21], [1] * 25, [3, 3, 2, 8, 9]])
+def test_iterations_in_parts_are_iterations_at_once(package, shuffle, parts):
+    whole, ours = (trainer(package, batch_size=16, shuffle=shuffle) for _ in range(2))
+    want, losses = whole.fit(*data(), iterations=25), []
+    for n in parts:
+        history = ours.fit(*data(), iterations=n)
+        assert len(history["loss"]) == n
+        assert history.began == ours.iteration - n == len(losses)
+        losses += history["loss"]
+        assert ours.epoch == -(-ours.iteration // 4)
+    assert losses == want["loss"]
+    assert_same_place(ours, whole)
+
+
+@both
+def test_epochs_in_parts_are_epochs_at_once(package):
+    whole, ours = (trainer(package, batch_size=16) for _ in range(2))
+    want = whole.fit(*data(), epochs=2)["loss"]
+    assert ours.fit(*data(), epochs=1)["loss"] + ours.fit(*data(), epochs=1)["loss"] == want
+    assert_same_place(ours, whole)
+
+
+def test_an_epoch_from_within_a_pass_has_the_steps_of_one():
+    whole, ours = (trainer(batch_size=16) for _ in range(2))
+    ours.fit(*data(), iterations=2)
+    ours.fit(*data(), epochs=2)
+    assert (ours.iteration, ours.epoch) == (10, 3)
+    whole.fit(*data(), iterations=10)
+    assert_same_place(ours, whole)
+
+
+class Rows:
+    """A net that notes the rows of each batch."""
+
+    params = {}
+
+    def __init__(self):
+        self.rows = []
+
+    def loss_and_gradient(self, x, t, out=None, *, batch):
+        self.rows.append(batch.tolist())
+        return 1.0, {}
+
+    def fit(self, ours, n, iterations):
+        """Fit to so many samples; return the rows of the batches."""
+        self.rows.clear()
+        ours.fit(np.zeros((n, 1)), np.zeros(n), iterations=iterations)
+        return list(self.rows)
+
+
+def test_rows_in_their_order_go_on_where_they_were():
+    net = Rows()
+    ours = fastopt.Trainer(net, fastopt.SGD(), batch_size=4, shuffle=False)
+    assert net.fit(ours, 10, 1) == [[0, 1, 2, 3]]
+    assert net.fit(ours, 10, 3) == [[4, 5, 6, 7], [8, 9], [0, 1, 2, 3]]
+    assert ours.epoch == 2
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_other_samples_begin_a_new_pass(shuffle):
+    net = Rows()
+    ours = fastopt.Trainer(net, fastopt.SGD(), batch_size=4, shuffle=shuffle, rng=0)
+    net.fit(ours, 10, 4)
+    assert ours.epoch == 2
+    others = net.fit(ours, 9, 3)
+    assert sorted(itertools.chain(*others)) == list(range(9))
+    assert ours.epoch == 3
+    again = net.fit(ours, 10, 3)
+    assert sorted(itertools.chain(*again)) == list(range(10))
+    assert (ours.epoch, ours.iteration) == (4, 10)
+
+
+@pytest.mark.parametrize(("name", "value"), [("batch_size", 5), ("shuffle", False)])
+def test_other_settings_begin_a_new_pass(name, value):
+    net = Rows()
+    ours = fastopt.Trainer(net, fastopt.SGD(), batch_size=4, rng=0)
+    net.fit(ours, 10, 2)
+    setattr(ours, name, value)
+    rows = net.fit(ours, 10, 2 if name == "batch_size" else 3)
+    assert sorted(itertools.chain(*rows)) == list(range(10))
+    assert ours.epoch == 2
+    assert (rows[0] == list(range(4))) == (name == "shuffle")
+
+
+def test_other_data_of_the_same_number_take_the_rest_of_the_pass():
+    x, t = data()
+    whole, ours = (trainer(batch_size=16) for _ in range(2))
+    want = whole.fit(x, t, iterations=8)["loss"]
+    losses = ours.fit(x, t, iterations=3)["loss"]
+    assert losses + ours.fit(x.copy(), t.copy(), iterations=5)["loss"] == want
+
+
+class Raising:
+    """A callback that raises at a moment of a step."""
+
+    def __init__(self, moment, iteration, error):
+        self.at, self.error = iteration, error
+        setattr(self, moment, self.act)
+
+    def act(self, ours, grads=None):
+        if ours.iteration == self.at:
+            self.at = None
+            raise self.error
+
+
+@both
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), RuntimeError("no more")], ids=["^C", "error"]
+)
+@pytest.mark.parametrize("moment", ["gradient", "step", "evaluation"])
+@pytest.mark.parametrize("iteration", [1, 4, 6])
+def test_what_is_broken_off_goes_on_with_the_same_bits(package, error, moment, iteration):
+    settings = {"validation": data(9), "evaluate_every": 1}
+    whole, ours = (trainer(package, batch_size=16) for _ in range(2))
+    want = whole.fit(*data(), iterations=11)["loss"]
+    ours.callbacks.append(Raising(moment, iteration, error))
+    if isinstance(error, RuntimeError):
+        with pytest.raises(RuntimeError, match="no more"):
+            ours.fit(*data(), iterations=11, **settings)
+    else:
+        ours.fit(*data(), iterations=11, **settings)
+        assert ours.interrupted
+    losses = ours.history["loss"]
+    assert ours.iteration == len(losses) == iteration
+    assert {len(column) for column in ours.history.steps.values()} == {iteration}
+    assert ours.epoch == -(-iteration // 4)
+    losses = losses + ours.fit(*data(), iterations=11 - iteration)["loss"]
+    assert losses == want
+    assert_same_place(ours, whole)
+
+
+def test_a_pass_without_a_step_has_not_begun():
+    x, t = data()
+    ours = trainer(batch_size=50)
+    before = rng_state(ours)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="label"):
+            ours.fit(x, t + 3, epochs=1)
+        assert (ours.iteration, ours.epoch) == (0, 0)
+        assert rng_state(ours) == before
+    assert ours.fit(x, t, epochs=2)["loss"] == trainer(batch_size=50).fit(x, t, epochs=2)["loss"]
+
+
+@pytest.mark.parametrize(
+    ("every", "evaluated"), [(3, [[3, 6, 7], [9, 12], [13]]), (None, [[4, 7], [8, 12], [13]])]
+)
+def test_evaluations_over_several_fits_count_all_steps(every, evaluated):
+    ours = trainer(batch_size=16)
+    found = []
+    for n in (7, 5, 1):
+        history = ours.fit(*data(), iterations=n, validation=data(9), evaluate_every=every)
+        found.append(history["iteration"])
+        assert history.evaluations["epoch"] == [-(-i // 4) for i in history["iteration"]]
+    assert found == evaluated
+
+
+# --- callbacks ---
+
+
 def test_callbacks_see_and_steer():
     seen = []
 
@@ -138,21 +356,624 @@ def test_callbacks_see_and_steer():
     assert len(ours.fit(*data(), iterations=1)["loss"]) == 1
 
 
-class Scripted:
-    """A net whose validation losses are given, and whose parameter counts its steps."""
+class Notes:
+    """A callback that notes each moment, in a list that several may share."""
 
-    def __init__(self, losses):
-        self.losses = iter(losses)
-        self.params = {"p": np.zeros(1)}
+    def __init__(self, notes, name):
+        self.notes, self.name = notes, name
 
-    def loss_and_gradient(self, x, t, out=None, *, batch):
-        return 0.0, {"p": np.full(1, -1.0)}
+    def note(self, moment, ours):
+        self.notes.append((self.name, moment, ours.iteration, len(ours.history["loss"])))
 
-    def loss(self, x, t):
-        return next(self.losses)
+    def start(self, ours):
+        self.note("start", ours)
 
-    def accuracy(self, x, t):
-        return 0.5
+    def gradient(self, ours, grads):
+        assert {*grads} == {*ours.net.params}
+        self.note("gradient", ours)
+
+    def step(self, ours):
+        self.note("step", ours)
+
+    def evaluation(self, ours):
+        assert ours.history["iteration"][-1] == ours.iteration
+        self.note("evaluation", ours)
+
+    def end(self, ours):
+        self.note("end", ours)
+
+
+def test_moments_and_their_order():
+    notes = []
+
+    def plain(ours):
+        notes.append(("plain", "step", ours.iteration, len(ours.history["loss"])))
+
+    callbacks = [Notes(notes, "a"), plain, Notes(notes, "b")]
+    ours = trainer(batch_size=25, callbacks=callbacks)
+    ours.fit(*data(), epochs=1, validation=data(9))
+    assert notes == [
+        ("a", "start", 0, 0), ("b", "start", 0, 0),
+        ("a", "gradient", 0, 0), ("b", "gradient", 0, 0),
+        ("a", "step", 1, 1), ("plain", "step", 1, 1), ("b", "step", 1, 1),
+        ("a", "gradient", 1, 1), ("b", "gradient", 1, 1),
+        ("a", "evaluation", 2, 2), ("b", "evaluation", 2, 2),
+        ("a", "step", 2, 2), ("plain", "step", 2, 2), ("b", "step", 2, 2),
+        ("a", "end", 2, 2), ("b", "end", 2, 2),
+    ]  # fmt: skip
+    notes.clear()
+    list(ours.steps(*data(), [[0, 1]]))
+    assert notes == [("a", "gradient", 2, 2), ("b", "gradient", 2, 2)]
+
+
+@pytest.mark.parametrize("moment", ["start", "gradient", "step", "evaluation", "end"])
+def test_one_method_is_enough(moment):
+    called = []
+    callback = types.SimpleNamespace(**{moment: lambda *args: called.append(args)})
+    ours = trainer(batch_size=50, callbacks=[callback])
+    ours.fit(*data(), epochs=1, validation=data(9))
+    (args,) = called
+    assert args[0] is ours
+    assert len(args) == (2 if moment == "gradient" else 1)
+
+
+def test_an_attribute_named_like_a_method_is_none():
+    class Counting:
+        start, step, end = 0.1, 0, None
+
+        def __call__(self, ours):
+            self.step += 1
+
+    counting = Counting()
+    trainer(batch_size=10, callbacks=[counting]).fit(*data(), epochs=1)
+    assert counting.step == 5
+
+
+def test_a_warm_up_covers_the_first_step():
+    class WarmUp:
+        def start(self, ours):
+            self.step(ours)
+
+        def step(self, ours):
+            ours.optimizer.lr = 0.01 * (ours.iteration + 1)
+
+    history = trainer(batch_size=10, callbacks=[WarmUp()]).fit(*data(), epochs=1)
+    assert history.steps["lr"] == [0.01 * i for i in range(1, 6)]
+
+
+def test_a_rate_that_is_set_between_gradient_and_update_is_the_steps():
+    class Each:
+        def gradient(self, ours, grads):
+            ours.optimizer.lr = 0.01 * (ours.iteration + 1)
+
+    history = trainer(batch_size=10, callbacks=[Each()]).fit(*data(), epochs=1)
+    assert history.steps["lr"] == [0.01 * i for i in range(1, 6)]
+
+
+@both
+@pytest.mark.parametrize(
+    ("options", "change"),
+    [
+        ({"clip_value": 0.01}, lambda g: np.clip(g, -0.01, 0.01, out=g)),
+        ({"maximize": True}, lambda g: np.negative(g, out=g)),
+        ({"clip_value": 0.01}, lambda g: np.clip(g, -0.01, 0.01)),
+    ],
+    ids=["clipping", "ascent", "new arrays"],
+)
+def test_changed_gradients_are_those_of_the_step(package, options, change):
+    class Changing:
+        def gradient(self, ours, grads):
+            grads.update({key: change(g) for key, g in grads.items()})
+
+    def fit(callbacks, **options):
+        net = package.MultiLayerNet(3, [8], 3, rng=1)
+        optimizer = package.Adam(lr=0.05, **options)
+        ours = fastopt.Trainer(net, optimizer, batch_size=16, rng=0, callbacks=callbacks)
+        return ours.fit(*data(), epochs=3)["loss"], ours
+
+    (losses, ours), (want, whole) = fit([Changing()]), fit([], **options)
+    assert losses == want
+    assert losses != fit([])[0]
+    assert_same_place(ours, whole)
+
+
+@both
+def test_gradients_may_be_replaced_and_left_out(package):
+    class Freezing:
+        def gradient(self, ours, grads):
+            grads["W1"] = grads["b1"] = None
+            grads["W2"] = grads["W2"].astype("f8")
+
+    ours = trainer(package, batch_size=16, callbacks=[Freezing()])
+    before = copy.deepcopy(ours.net.params)
+    ours.fit(*data(), epochs=1)
+    for key, p in ours.net.params.items():
+        assert np.array_equal(p, before[key]) == (key in {"W1", "b1"})
+
+
+@pytest.mark.parametrize("moment", ["start", "gradient", "step", "evaluation", "end"])
+def test_what_a_callback_raises_comes_through(moment):
+    notes = []
+    ours = trainer(
+        batch_size=50, callbacks=[Notes(notes, "a"), Raising(moment, 0, OSError("full"))]
+    )
+    if moment in {"step", "evaluation", "end"}:
+        ours.callbacks[1].at = 1
+    with pytest.raises(OSError, match="full"):
+        ours.fit(*data(), epochs=1, validation=data(9))
+    taken = 0 if moment in {"start", "gradient"} else 1
+    assert ours.iteration == ours.optimizer.iter == len(ours.history["loss"]) == taken
+    moments = [moment for _, moment, *_ in notes]
+    assert moments.count("end") == (moment != "start")
+    assert len(ours.fit(*data(), epochs=2)["loss"]) == 2
+
+
+def test_start_may_stop_before_the_first_step():
+    notes = []
+    stopping = types.SimpleNamespace(start=lambda ours: ours.stop())
+    ours = trainer(callbacks=[stopping, Notes(notes, "a")])
+    history = ours.fit(*data(), epochs=1, validation=data(9))
+    assert history == {
+        "loss": [],
+        "iteration": [],
+        "validation_loss": [],
+        "validation_accuracy": [],
+    }
+    assert [moment for _, moment, *_ in notes] == ["start", "end"]
+    assert (ours.iteration, ours.epoch) == (0, 0)
+
+
+def test_end_comes_after_the_best_has_been_put_back():
+    def end(ours):
+        seen.append(ours.net.params["p"][0])
+
+    seen, net = [], Scripted([5, 1, 3, 4])
+    callbacks = [types.SimpleNamespace(end=end)]
+    ours = fastopt.Trainer(net, fastopt.SGD(lr=1.0), batch_size=10, callbacks=callbacks)
+    ours.fit(np.zeros((10, 1)), np.zeros(10), epochs=4, validation=(0, 0), patience=9)
+    assert seen == [2]
+
+
+def test_what_a_callback_puts_into_the_history_stays():
+    def note(ours):
+        ours.history.setdefault("own", []).append(ours.iteration)
+
+    ours = trainer(batch_size=25, callbacks=[note])
+    history = ours.fit(*data(), epochs=1, validation=data(9))
+    assert history["own"] == [1, 2]
+    assert [*history.steps] == ["iteration", "epoch", "loss", "lr", "norm", "seconds"]
+
+
+# --- metrics ---
+
+
+def r2(net, x, t):
+    return 1 - np.mean((x @ net.params["w"] - t) ** 2) / np.var(t)
+
+
+def test_metrics_are_in_the_history_by_name():
+    x = np.random.default_rng(0).standard_normal((40, 2))
+    t, line, seen = x @ [1.0, -2.0], Line(), []
+
+    def worst(net, given_x, given_t):
+        seen.append((net, given_x, given_t))
+        return float(np.max(np.abs(given_x @ net.params["w"] - given_t)))
+
+    metrics = {"r2": r2, "worst error": worst}
+    ours = fastopt.Trainer(line, fastopt.Adam(lr=0.1), batch_size=20, rng=0, metrics=metrics)
+    history = ours.fit(x, t, epochs=3, validation=(x, t))
+    assert [*history.evaluations] == [
+        "iteration", "epoch", "seconds", "validation_loss", "validation_r2",
+        "validation_worst error",
+    ]  # fmt: skip
+    for name in ("r2", "worst error"):
+        column = history[f"validation_{name}"]
+        assert column == history.evaluations[f"validation_{name}"]
+        assert len(column) == 3
+        assert column[-1] == metrics[name](line, x, t)
+    assert history["validation_accuracy"] == []
+    for net, given_x, given_t in seen[:3]:
+        assert net is line
+        assert given_x is x
+        assert given_t is t
+
+
+def test_a_metric_named_accuracy_replaces_the_nets():
+    class Reluctant(Scripted):
+        def accuracy(self, x, t):
+            raise AssertionError("it is not asked")
+
+    metrics = {"accuracy": lambda net, x, t: 0.25}
+    ours = fastopt.Trainer(Reluctant([1, 2]), fastopt.SGD(), batch_size=10, metrics=metrics)
+    history = ours.fit(np.zeros((10, 1)), np.zeros(10), epochs=2, validation=(0, 0))
+    assert history["validation_accuracy"] == [0.25] * 2
+
+
+def test_metrics_without_validation_are_not_asked():
+    def never(net, x, t):
+        raise AssertionError
+
+    assert trainer(metrics={"never": never}).fit(*data(), epochs=1).evaluations == {}
+
+
+def test_what_a_metric_raises_comes_through():
+    def fail(net, x, t):
+        raise ZeroDivisionError("no t")
+
+    ours = trainer(metrics={"bad": fail})
+    with pytest.raises(ZeroDivisionError, match="no t"):
+        ours.fit(*data(), epochs=1, validation=data())
+    assert ours.history.evaluations == {}
+    assert ours.history["validation_loss"] == ours.history["iteration"] == []
+    assert ours.iteration == 1
+
+
+@pytest.mark.parametrize(
+    ("metrics", "error", "message"),
+    [
+        ([r2], TypeError, r"^metrics must be a mapping of names to callables, got \["),
+        (r2, TypeError, "^metrics must be a mapping of names to callables, got <function"),
+        ("r2", TypeError, "^metrics must be a mapping of names to callables, got 'r2'"),
+        ({"r2": 3}, TypeError, "^metrics must be .*, but 'r2' is 3$"),
+        ({"r2": float}, TypeError, "^metrics must be .*, but 'r2' is <class 'float'>$"),
+        ({3: r2}, TypeError, "^metrics must be .*, but 3 is <function"),
+        ({"loss": r2}, ValueError, "^a metric can't be named 'loss'"),
+    ],
+)
+def test_bad_metrics(metrics, error, message):
+    with pytest.raises(error, match=message):
+        trainer(metrics=metrics)
+
+
+# --- losses that are no numbers ---
+
+
+def poisoned(value=nan):
+    """Return data whose third batch of 10, in their order, gives a loss of NaN."""
+    x, t = data()
+    x[25] = value
+    return x, t
+
+
+@both
+@pytest.mark.parametrize("value", [nan, inf])
+def test_a_loss_that_is_no_number_ends_training_before_the_update(package, value):
+    x, t = poisoned(value)
+    notes = []
+    ours = trainer(package, batch_size=10, shuffle=False, callbacks=[Notes(notes, "a")])
+    with (
+        pytest.raises(
+            FloatingPointError,
+            match=r"^the loss is nan at iteration 3, in epoch 1; no update was made",
+        ),
+        np.errstate(invalid="ignore"),
+    ):
+        ours.fit(x, t, epochs=2)
+    whole = trainer(package, batch_size=10, shuffle=False)
+    want = whole.fit(*data(), iterations=2)
+    assert ours.history["loss"] == want["loss"]
+    assert {len(column) for column in ours.history.steps.values()} == {2}
+    assert_same_place(ours, whole)
+    assert [moment for _, moment, *_ in notes] == [
+        "start", "gradient", "step", "gradient", "step", "end",
+    ]  # fmt: skip
+    # Mended, it goes on where it was
+    losses = ours.fit(*data(), iterations=3)["loss"]
+    assert losses == whole.fit(*data(), iterations=3)["loss"]
+    assert_same_place(ours, whole)
+
+
+@pytest.mark.parametrize("loss", [nan, inf, -inf, np.float32(nan), np.array(inf)])
+def test_losses_that_are_no_numbers(loss):
+    class Bad(Scripted):
+        def loss_and_gradient(self, x, t, out=None, *, batch):
+            return loss, {"p": np.ones(1)}
+
+    net, optimizer = Bad([]), fastopt.Momentum()
+    ours = fastopt.Trainer(net, optimizer)
+    message = f"^the loss is {float(loss)} at iteration 1, in epoch 1; .*on_nonfinite='continue'"
+    with pytest.raises(FloatingPointError, match=message):
+        ours.fit(np.zeros((4, 1)), np.zeros(4), epochs=1)
+    with pytest.raises(FloatingPointError, match=message.replace("epoch 1", "epoch 0")):
+        next(ours.steps(np.zeros((4, 1)), np.zeros(4), [[0]]))
+    assert (net.params["p"][0], optimizer.v, optimizer.iter) == (0, {}, 0)
+    assert (ours.iteration, ours.epoch, ours.history["loss"]) == (0, 0, [])
+
+
+@both
+def test_on_nonfinite_continue_goes_on(package):
+    ours = trainer(package, batch_size=10, shuffle=False, on_nonfinite="continue")
+    with np.errstate(invalid="ignore"):
+        history = ours.fit(*poisoned(), epochs=1)
+    assert len(history["loss"]) == ours.optimizer.iter == 5
+    assert [isnan(loss) for loss in history["loss"]] == [False, False, True, True, True]
+
+
+@both
+def test_an_optimizer_that_skips_goes_on(package):
+    net = package.MultiLayerNet(3, [8], 3, rng=1)
+    optimizer = package.Adam(lr=0.05, nonfinite="skip")
+    ours = fastopt.Trainer(net, optimizer, batch_size=10, shuffle=False)
+    with np.errstate(invalid="ignore"):
+        history = ours.fit(*poisoned(), epochs=1)
+    assert (ours.iteration, optimizer.iter, optimizer.skipped) == (5, 4, 1)
+    for name in ("loss", "norm"):  # that of the step before is not the skipped one's
+        column = [isnan(number) for number in history.steps[name]]
+        assert column == [False, False, True, False, False], name
+
+
+def test_an_optimizer_that_raises_is_asked_after_the_loss():
+    net = fastopt.MultiLayerNet(3, [8], 3, rng=1)
+    optimizer = fastopt.Adam(nonfinite="raise")
+    for settings, message in (({}, "^the loss is"), ({"on_nonfinite": "continue"}, "^gradient of")):
+        ours = fastopt.Trainer(net, optimizer, batch_size=50, **settings)
+        with pytest.raises(FloatingPointError, match=message):
+            ours.fit(*poisoned(), epochs=1)
+        assert ours.iteration == optimizer.iter == 0
+
+
+# --- averages ---
+
+
+@both
+@pytest.mark.parametrize("accuracy", [True, False])
+def test_evaluations_are_of_the_averages(package, accuracy):
+    def by_hand(ours):
+        raw = copy.deepcopy(ours.net.params)
+        with optimizer.averaged(ours.net.params):
+            want.append(
+                (ours.net.loss(*test), ours.net.accuracy(*test), ours.net.params["W1"].sum())
+            )
+        for key, p in raw.items():
+            assert_array_equal(ours.net.params[key], p)
+
+    want, test, net = [], data(30, seed=3), package.MultiLayerNet(3, [8], 3, rng=1)
+    optimizer = package.Adam(lr=0.05, ema=0.9)
+    metrics = {"sum": lambda net, x, t: net.params["W1"].sum()}
+    if not accuracy:
+        metrics["accuracy"] = lambda net, x, t: net.accuracy(x, t)
+    ours = fastopt.Trainer(
+        net, optimizer, batch_size=16, rng=0, metrics=metrics,
+        callbacks=[types.SimpleNamespace(evaluation=by_hand)],
+    )  # fmt: skip
+    history = ours.fit(*data(), epochs=4, validation=test)
+    columns = ("validation_loss", "validation_accuracy", "validation_sum")
+    assert [*zip(*(history[name] for name in columns), strict=True)] == want
+    assert len(want) == 4
+
+
+@both
+def test_averages_change_nothing_of_the_training(package):
+    def fit(**validation):
+        net = package.MultiLayerNet(3, [8], 3, rng=1)
+        optimizer = package.Adam(lr=0.05, ema=0.9)
+        ours = fastopt.Trainer(net, optimizer, batch_size=16, rng=0)
+        return ours.fit(*data(), epochs=3, **validation)["loss"], ours
+
+    (losses, ours), (want, plain) = fit(validation=data(9), evaluate_every=1), fit()
+    assert losses == want
+    assert_same_place(ours, plain)  # without patience it holds the parameters as they are
+
+
+@both
+def test_the_best_are_the_averages(package):
+    def note(ours):
+        kept.append(copy.deepcopy(ours.optimizer.average))
+
+    kept, net = [], package.MultiLayerNet(3, [8], 3, rng=1)
+    arrays = dict(net.params)
+    optimizer = package.SGD(lr=5.0, ema=0.5)
+    ours = fastopt.Trainer(
+        net, optimizer, batch_size=16, rng=0, callbacks=[types.SimpleNamespace(evaluation=note)]
+    )
+    history = ours.fit(
+        *data(), epochs=50, validation=data(30, seed=3), evaluate_every=1, patience=5
+    )
+    losses = history["validation_loss"]
+    assert len(losses) < 200
+    best = int(np.argmin(losses))
+    assert best == len(losses) - 6
+    for key, p in net.params.items():
+        assert p is arrays[key]
+        assert_array_equal(p, kept[best][key], strict=True)
+    assert net.loss(*data(30, seed=3)) == losses[best]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
+def test_what_breaks_off_an_evaluation_leaves_the_parameters_as_they_are(error):
+    def fail(net, x, t):
+        raise error
+
+    net, optimizer = fastopt.MultiLayerNet(3, [8], 3, rng=1), fastopt.Adam(lr=0.05, ema=0.9)
+    ours = fastopt.Trainer(net, optimizer, batch_size=16, rng=0, metrics={"bad": fail})
+    if error is KeyboardInterrupt:
+        ours.fit(*data(), epochs=1, validation=data(9))
+        assert ours.interrupted
+    else:
+        with pytest.raises(error):
+            ours.fit(*data(), epochs=1, validation=data(9))
+    plain = trainer(batch_size=16)
+    plain.fit(*data(), epochs=1)
+    assert_same_place(ours, plain)
+    ours.metrics.clear()
+    ours.fit(*data(), epochs=1, validation=data(9))  # and the context has been left
+
+
+# --- the tables ---
+
+
+def lengths(table):
+    return {len(column) for column in table.values()}
+
+
+def test_tables_have_columns_of_one_length_and_plain_numbers():
+    ours = trainer(batch_size=16)
+    ours.fit(*data(), iterations=5)
+    history = ours.fit(*data(), iterations=8, validation=data(9), evaluate_every=4)
+    steps, evaluations = history.steps, history.evaluations
+    assert lengths(steps) == {8}
+    assert steps["iteration"] == [*range(6, 14)]
+    assert steps["epoch"] == [2, 2, 2, 3, 3, 3, 3, 4]
+    assert steps["loss"] == history["loss"]
+    assert steps["lr"] == [0.05] * 8
+    assert all(map(isnan, steps["norm"]))
+    assert [*evaluations] == [
+        "iteration", "epoch", "seconds", "validation_loss", "validation_accuracy",
+    ]  # fmt: skip
+    assert lengths(evaluations) == {3}
+    assert evaluations["iteration"] == history["iteration"] == [8, 12, 13]
+    assert evaluations["epoch"] == [2, 3, 4]
+    for table in (steps, evaluations):
+        for name, column in table.items():
+            kind = int if name in {"iteration", "epoch"} else float
+            assert {type(number) for number in column} == {kind}, name
+        assert column_rises(table["seconds"])
+    for i, seconds in zip(evaluations["iteration"], evaluations["seconds"], strict=True):
+        assert seconds >= steps["seconds"][i - 6]
+    steps["loss"].clear()  # a table is the caller's
+    assert len(history.steps["loss"]) == 8
+
+
+def column_rises(seconds):
+    return seconds[0] >= 0 and all(a <= b for a, b in itertools.pairwise(seconds))
+
+
+@both
+def test_rates_of_numbers_schedules_and_callbacks(package):
+    def fit(lr, callbacks=()):
+        net = package.MultiLayerNet(3, [8], 3, rng=1)
+        ours = fastopt.Trainer(net, package.Adam(lr=lr), batch_size=25, rng=0, callbacks=callbacks)
+        return ours.fit(*data(), epochs=2).steps["lr"]
+
+    def halve(ours):
+        ours.optimizer.lr /= 2
+
+    assert fit(0.25) == [0.25] * 4
+    assert fit(1) == [1.0] * 4
+    assert fit(schedules.piecewise({0: 0.5, 2: 0.25})) == [0.5, 0.5, 0.25, 0.25]
+    assert fit(lambda t: 0.5**t) == [1, 0.5, 0.25, 0.125]
+    assert fit(schedules.warmup(2, 1.0)) == [schedules.warmup(2, 1.0)(t) for t in range(4)]
+    assert fit(1.0, [halve]) == [1, 0.5, 0.25, 0.125]
+
+
+@both
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_norms_are_there_where_they_are_measured(package, accumulate):
+    class Norm:
+        def gradient(self, ours, grads):
+            kept.append({key: g.astype("f8") for key, g in grads.items()})
+
+    kept, net = [], package.MultiLayerNet(3, [8], 3, rng=1)
+    optimizer = package.Adam(clip_global_norm=inf, accumulate=accumulate)
+    ours = fastopt.Trainer(net, optimizer, batch_size=10, rng=0, callbacks=[Norm()])
+    norms = ours.fit(*data(), iterations=6).steps["norm"]
+    if accumulate == 2:  # a call that only adds has measured none
+        assert [isnan(norm) for norm in norms] == [True, False] * 3
+        kept = [
+            {key: (one[key] + other[key]) / 2 for key in one}
+            for one, other in zip(kept[::2], kept[1::2], strict=True)
+        ]
+        norms = norms[1::2]
+    want = [np.sqrt(sum(float(np.sum(g * g)) for g in grads.values())) for grads in kept]
+    np.testing.assert_allclose(norms, want, rtol=1e-6)
+
+
+def test_tables_of_another_optimizer():
+    class Plain:
+        def update(self, params, grads):
+            pass
+
+    def steps_of(optimizer):
+        ours = fastopt.Trainer(fastopt.TwoLayerNet(3, 2, 3, rng=0), optimizer, batch_size=25)
+        return ours.fit(*data(), epochs=1).steps
+
+    steps = steps_of(Plain())
+    assert lengths(steps) == {2}
+    assert all(map(isnan, steps["lr"] + steps["norm"]))
+    for lr, want in ((0.5, 0.5), (np.float32(0.5), 0.5), (2, 2.0)):
+        optimizer = Plain()
+        optimizer.lr = lr
+        assert steps_of(optimizer)["lr"] == [want] * 2
+    for lr in (None, "fast", lambda t: 0.1, [0.1], True):
+        optimizer = Plain()
+        optimizer.lr = lr
+        assert all(map(isnan, steps_of(optimizer)["lr"]))
+
+
+def test_tables_before_there_is_a_step():
+    history = trainer().history
+    assert lengths(history.steps) == {0}
+    assert history.evaluations == {}
+
+
+def test_seconds_begin_anew_with_each_fit():
+    ours = trainer(batch_size=10)
+    first = ours.fit(*data(), epochs=40).steps["seconds"]
+    second = ours.fit(*data(), iterations=1).steps["seconds"]
+    assert column_rises(first)
+    assert 0 <= second[0] < first[-1]
+
+
+def test_a_history_can_be_copied_and_pickled():
+    history = trainer().fit(*data(), epochs=2, validation=data(9))
+    for other in (copy.deepcopy(history), pickle.loads(pickle.dumps(history))):
+        assert type(other) is fastopt.training.History
+        assert other == history
+        assert str(other.steps) == str(history.steps)  # NaN is not equal to itself
+        assert other.evaluations == history.evaluations
+
+
+# --- schedules that follow the validation loss ---
+
+
+@both
+@pytest.mark.parametrize("where", ["alone", "warmup", "join", "group", "another setting"])
+def test_validation_losses_move_a_plateau_once_each(package, where):
+    class Counted(schedules.ReduceOnPlateau):
+        def report(self, metric):
+            reported.append(metric)
+            super().report(metric)
+
+    reported, plateau = [], Counted(0.5, factor=0.5, patience=0)
+    settings = {
+        "alone": {"lr": plateau},
+        "warmup": {"lr": schedules.warmup(1, plateau)},
+        "join": {"lr": schedules.join([(1, 0.25), plateau])},
+        "group": {"lr": plateau, "groups": {"b*": {"lr": plateau}}},
+        "another setting": {"lr": 1.0, "weight_decay": plateau},
+    }[where]
+    net, losses = Scripted([3, 2, 4, 5, nan]), [3, 2, 4, 5, nan]
+    ours = fastopt.Trainer(net, package.SGD(**settings), batch_size=10)
+    if where == "group":
+        net.params["b"] = np.zeros(1)
+        net.loss_and_gradient = lambda x, t, out=None, *, batch: (0.0, dict(net.params))
+    rates = []
+    ours.callbacks.append(lambda ours: rates.append(plateau(0)))
+    history = ours.fit(np.zeros((10, 1)), np.zeros(10), epochs=5, validation=(0, 0))
+    assert str(reported) == str(losses)
+    assert rates == [0.5, 0.5, 0.25, 0.125, 0.0625]
+    if where == "alone":  # what an evaluation moves acts from the next step on
+        assert history.steps["lr"] == [0.5, 0.5, 0.5, 0.25, 0.125]
+
+
+def test_a_plateau_is_told_the_loss_of_the_averages():
+    plateau = schedules.ReduceOnPlateau(0.5, patience=0)
+    ours = fastopt.Trainer(
+        fastopt.MultiLayerNet(3, [8], 3, rng=1), fastopt.SGD(lr=plateau, ema=0.9), rng=0
+    )
+    history = ours.fit(*data(), epochs=3, validation=data(9))
+    assert plateau.state_dict()["best"] == min(history["validation_loss"])
+    assert history["validation_loss"][-1] != ours.net.loss(*data(9))
+
+
+def test_a_plateau_stays_without_validation():
+    plateau = schedules.ReduceOnPlateau(0.5, patience=0)
+    ours = fastopt.Trainer(fastopt.TwoLayerNet(3, 2, 3), fastopt.SGD(lr=plateau))
+    ours.fit(*data(), epochs=5)
+    assert plateau == schedules.ReduceOnPlateau(0.5, patience=0)
+
+
+# --- early stopping ---
 
 
 @pytest.mark.parametrize(
@@ -177,6 +998,17 @@ def test_early_stopping_restores_the_best(losses, patience, steps, best):
     assert len(history["loss"]) == steps
     assert net.params["p"] is p
     assert p[0] == best
+
+
+def test_each_fit_has_its_own_patience_and_best():
+    net = Scripted([1, 5, 5, 4, 3, 5])
+    ours = fastopt.Trainer(net, fastopt.SGD(lr=1.0), batch_size=10)
+    for patience, steps, best in ((2, 3, 1), (5, 3, 3)):
+        history = ours.fit(
+            np.zeros((10, 1)), np.zeros(10), epochs=3, validation=(0, 0), patience=patience
+        )
+        assert len(history["loss"]) == steps
+        assert net.params["p"][0] == best
 
 
 def test_without_patience_the_last_parameters_are_kept():
@@ -252,6 +1084,162 @@ def test_count_and_history_agree_with_the_optimizer_wherever_ctrl_c_comes():
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
     assert interrupted > 1900  # one that meets a callback of the garbage collector is lost
+
+
+@pytest.fixture
+def usual_handler():
+    """Have Ctrl-C handled as usual; a process started in the background may ignore it."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # it was put back
+    signal.signal(signal.SIGINT, handler)
+
+
+class Pressing:
+    """A callback that presses Ctrl-C at a moment after so many steps."""
+
+    def __init__(self, moment, iteration, times=1):
+        self.iteration, self.times = iteration, times
+        setattr(self, moment, self.press)
+
+    def press(self, ours, grads=None):
+        if ours.iteration == self.iteration:
+            for _ in range(self.times):
+                signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.usefixtures("usual_handler")
+@pytest.mark.parametrize(("moment", "iteration"), [("gradient", 5), ("evaluation", 6), ("step", 6)])
+def test_ctrl_c_ends_after_the_step_and_its_evaluation(moment, iteration):
+    notes = []
+    callbacks = [Pressing(moment, iteration), Notes(notes, "a")]
+    ours = trainer(batch_size=10, callbacks=callbacks)
+    history = ours.fit(*data(), epochs=9, validation=data(9), evaluate_every=3)
+    assert ours.interrupted
+    assert ours.iteration == ours.optimizer.iter == len(history["loss"]) == 6
+    assert history["iteration"] == [3, 6]
+    assert lengths(history.steps) == {6}
+    assert lengths(history.evaluations) == {2}
+    assert [moment for _, moment, *_ in notes[-4:]] == ["gradient", "evaluation", "step", "end"]
+    whole = trainer(batch_size=10)
+    want = whole.fit(*data(), iterations=9)["loss"]
+    ours.callbacks.clear()
+    assert history["loss"] + ours.fit(*data(), iterations=3)["loss"] == want
+    assert not ours.interrupted
+    assert_same_place(ours, whole)
+
+
+@pytest.mark.usefixtures("usual_handler")
+@pytest.mark.parametrize(
+    ("moment", "iteration", "taken", "evaluated"),
+    [("gradient", 5, 5, 1), ("evaluation", 6, 6, 2), ("step", 6, 6, 2)],
+)
+def test_ctrl_c_twice_ends_at_once(moment, iteration, taken, evaluated):
+    notes = []
+    callbacks = [Pressing(moment, iteration, times=2), Notes(notes, "a")]
+    ours = trainer(batch_size=10, callbacks=callbacks)
+    history = ours.fit(*data(), epochs=9, validation=data(9), evaluate_every=3)
+    assert ours.interrupted
+    assert ours.iteration == ours.optimizer.iter == len(history["loss"]) == taken
+    assert lengths(history.steps) == {taken}
+    assert lengths(history.evaluations) == {evaluated}
+    last = [moment for _, moment, *_ in notes[-2:]]
+    assert last == [
+        {"gradient": "step", "evaluation": "gradient", "step": "evaluation"}[moment],
+        "end",
+    ]
+
+
+@pytest.mark.usefixtures("usual_handler")
+def test_ctrl_c_with_patience_restores_the_best():
+    net = Scripted([5, 1, 3, 4])
+    ours = fastopt.Trainer(
+        net, fastopt.SGD(lr=1.0), batch_size=10, callbacks=[Pressing("gradient", 3)]
+    )
+    history = ours.fit(np.zeros((10, 1)), np.zeros(10), epochs=9, validation=(0, 0), patience=5)
+    assert ours.interrupted
+    assert history["validation_loss"] == [5, 1, 3, 4]
+    assert net.params["p"][0] == 2
+
+
+@pytest.mark.usefixtures("usual_handler")
+def test_ctrl_c_is_handled_as_before_when_fit_is_over():
+    ours = trainer(batch_size=10)
+    ours.fit(*data(), epochs=1)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    ours.callbacks.append(Raising("step", 6, OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        ours.fit(*data(), epochs=1)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_handler_of_someone_elses_is_left_alone():
+    seen = []
+
+    def mine(*_):
+        seen.append(ours.iteration)
+
+    handler = signal.signal(signal.SIGINT, mine)
+    try:
+        ours = trainer(batch_size=10, callbacks=[Pressing("gradient", 2)])
+        history = ours.fit(*data(), epochs=1)
+        assert signal.getsignal(signal.SIGINT) is mine
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert seen == [2]
+    assert len(history["loss"]) == 5
+    assert not ours.interrupted
+
+
+@pytest.mark.usefixtures("usual_handler")
+def test_in_another_thread_signals_are_left_alone():
+    handlers = []
+    callbacks = [lambda ours: handlers.append(signal.getsignal(signal.SIGINT))]
+    ours = trainer(batch_size=10, callbacks=callbacks)
+    with ThreadPoolExecutor(1) as pool:
+        history = pool.submit(ours.fit, *data(), epochs=1).result()
+    assert len(history["loss"]) == 5
+    assert handlers == [signal.default_int_handler] * 5
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer that sends signals")
+def test_what_is_interrupted_anywhere_goes_on_with_the_same_bits():
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    def arm(ours):
+        if len(ours.history["loss"]) == 1:
+            signal.setitimer(signal.ITIMER_REAL, delays.uniform(1e-5, 1e-3))
+
+    def new_trainer(**settings):
+        optimizer = fastopt.Adam(lr=0.001, ema=0.9, clip_global_norm=inf)
+        net = fastopt.MultiLayerNet(3, [8], 3, rng=1)
+        return fastopt.Trainer(net, optimizer, batch_size=8, rng=0, **settings)
+
+    delays, losses = np.random.default_rng(0), []
+    handler = signal.signal(signal.SIGALRM, interrupt)
+    ours = new_trainer(callbacks=[arm])
+    try:
+        for _ in range(500):
+            history = ours.fit(*data(), iterations=500, validation=data(9), evaluate_every=2)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            losses += history["loss"]
+            assert lengths(history.steps) == {len(history["loss"])}
+            evaluated = len(history["iteration"])
+            assert lengths(history.evaluations) <= {evaluated}
+            assert (
+                len(history["validation_loss"]) == len(history["validation_accuracy"]) == evaluated
+            )
+            with ours.optimizer.averaged(ours.net.params):  # the evaluation has left it
+                pass
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+    whole = new_trainer()
+    assert whole.fit(*data(), iterations=ours.iteration)["loss"] == losses
+    assert_same_place(ours, whole)
 
 
 class Interrupted(fastopt.SGD):
@@ -404,18 +1392,89 @@ def test_wrong_types_are_found_at_once(arguments, message):
         fastopt.Trainer(**(right | arguments))
 
 
-class Line:
-    """A regression: a net without an accuracy."""
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"shuffle": 1}, TypeError, "^shuffle must be True or False, got 1$"),
+        ({"progress": "yes"}, TypeError, "^progress must be True or False, got 'yes'$"),
+        ({"flush_subnormals": 1}, TypeError, "^flush_subnormals must be True or False, got 1$"),
+        (
+            {"flush_subnormals": None},
+            TypeError,
+            "^flush_subnormals must be True or False, got None",
+        ),
+        (
+            {"on_nonfinite": "skip"},
+            ValueError,
+            "^on_nonfinite must be 'raise' or 'continue', got 's",
+        ),
+        ({"on_nonfinite": None}, ValueError, "^on_nonfinite must be 'raise' or 'continue', got N"),
+        ({"batch_size": True}, TypeError, "^batch_size must be an integer, got True$"),
+        ({"callbacks": None}, TypeError, "^callbacks must be a sequence of callables, got None"),
+        (
+            {"callbacks": [types.SimpleNamespace(begin=print)]},
+            TypeError,
+            "^callbacks .* item 0 is n",
+        ),
+        ({"callbacks": [types.SimpleNamespace(start=3)]}, TypeError, "^callbacks .* item 0 is n"),
+        ({"learning_rate": 0.1}, TypeError, "learning_rate"),
+    ],
+)
+def test_other_wrong_arguments_are_named(arguments, error, message):
+    with pytest.raises(error, match=message):
+        trainer(**arguments)
 
-    def __init__(self):
-        self.params = {"w": np.zeros(2)}
 
-    def loss_and_gradient(self, x, t, out=None, *, batch):
-        error = x[batch] @ self.params["w"] - t[batch]
-        return float(np.mean(error**2)), {"w": 2 * x[batch].T @ error / len(error)}
+def test_numbers_of_numpy_are_numbers():
+    x, t = data()
+    ours = trainer(batch_size=np.int64(16), shuffle=np.True_, flush_subnormals=np.True_)
+    assert (type(ours.batch_size), ours.shuffle) == (int, True)
+    assert len(ours.fit(x, t, epochs=np.int8(1))["loss"]) == 4
 
-    def loss(self, x, t):
-        return float(np.mean((x @ self.params["w"] - t) ** 2))
+
+def test_a_mistyped_attribute_is_refused():
+    ours = trainer()
+    for name in ("lr", "callback", "batchsize", "iterations"):
+        with pytest.raises(AttributeError, match=name):
+            setattr(ours, name, 1)
+
+    class Mine(fastopt.Trainer):
+        pass
+
+    mine = Mine(ours.net, ours.optimizer)
+    mine.lr = 0.1  # a class of one's own may have more
+
+
+def test_repr_shows_what_is_not_the_default():
+    adam = fastopt.Adam(lr=0.5)
+    net = fastopt.TwoLayerNet(3, 2, 3)
+    assert repr(fastopt.Trainer(net, adam)) == f"Trainer({net!r}, Adam(lr=0.5))"
+    ours = fastopt.Trainer(
+        net, adam, batch_size=16, shuffle=False, rng=3, callbacks=[print], progress=False,
+        metrics={"n": len}, on_nonfinite="continue", flush_subnormals=False,
+    )  # fmt: skip
+    assert repr(ours) == (
+        f"Trainer({net!r}, Adam(lr=0.5), batch_size=16, shuffle=False, "
+        f"callbacks=[{print!r}], progress=False, metrics={{'n': {len!r}}}, "
+        "on_nonfinite='continue', flush_subnormals=False)"
+    )
+
+    class Mine(fastopt.Trainer):
+        pass
+
+    assert repr(Mine(net, adam)).startswith("Mine(")
+
+
+def test_generators_are_drawn_from_and_seeds_make_one():
+    rng = np.random.default_rng(5)
+    assert (
+        trainer(rng=rng, batch_size=10).fit(*data(), epochs=2)["loss"]
+        == (trainer(rng=5, batch_size=10).fit(*data(), epochs=2)["loss"])
+    )
+    other = np.random.default_rng(5)
+    for _ in range(2):
+        other.permutation(50)
+    assert rng.bit_generator.state == other.bit_generator.state
 
 
 def test_validation_of_a_net_without_accuracy():
@@ -483,6 +1542,71 @@ def test_without_a_standard_error_there_is_no_bar(progress, is_closed, monkeypat
         stream.close()
     monkeypatch.setattr(sys, "stderr", stream)
     assert len(trainer(progress=progress).fit(*data(), epochs=2)["loss"]) == 2
+
+
+class Bar:
+    """What tqdm's bars are to the progress, without showing any."""
+
+    made = []
+
+    def __init__(self, **settings):
+        self.settings, self.steps, self.texts = settings, 0, []
+        Bar.made.append(self)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def update(self, n):
+        self.steps += n
+
+    def set_postfix_str(self, text, refresh):
+        self.texts.append(text)
+
+
+def shell(**attributes):
+    """Return a module like IPython, whose shell has these attributes."""
+    module = types.ModuleType("IPython")
+    module.get_ipython = lambda: types.SimpleNamespace(**attributes)
+    return module
+
+
+@pytest.mark.parametrize("progress", [None, True, False])
+@pytest.mark.parametrize("has_stream", [True, False])
+def test_a_notebook_has_its_bar(progress, has_stream, monkeypatch):
+    monkeypatch.setitem(sys.modules, "IPython", shell(kernel=object()))
+    monkeypatch.setitem(sys.modules, "tqdm.auto", types.SimpleNamespace(tqdm=Bar))
+    monkeypatch.setattr(Bar, "made", [])
+    if not has_stream:
+        monkeypatch.setattr(sys, "stderr", None)
+    trainer(batch_size=10, progress=progress).fit(*data(), epochs=3)
+    assert len(Bar.made) == (progress is not False)
+    for bar in Bar.made:
+        assert bar.settings["total"] == bar.steps == 15
+        assert re.fullmatch(r"loss [01]\.\d+", bar.texts[-1])
+
+
+@pytest.mark.parametrize("ipython", [shell(), types.ModuleType("IPython")])
+def test_a_terminals_ipython_is_no_notebook(ipython, monkeypatch):
+    if not hasattr(ipython, "get_ipython"):  # nobody is in a shell
+        ipython.get_ipython = lambda: None
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    monkeypatch.setitem(sys.modules, "tqdm.auto", types.SimpleNamespace(tqdm=Bar))
+    monkeypatch.setattr(Bar, "made", [])
+    trainer().fit(*data(), epochs=1)
+    assert Bar.made == []
+
+
+def test_a_bar_counts_the_steps_that_are_left(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tqdm.auto", types.SimpleNamespace(tqdm=Bar))
+    monkeypatch.setattr(Bar, "made", [])
+    ours = trainer(batch_size=10, progress=True)
+    ours.fit(*data(), iterations=3)
+    ours.callbacks.append(lambda ours: ours.stop())
+    ours.fit(*data(), iterations=4)
+    assert [(bar.settings["total"], bar.steps) for bar in Bar.made] == [(3, 3), (4, 1)]
 
 
 @pytest.mark.parametrize("progress", [False, None])

@@ -20,13 +20,14 @@ import fastopt
 pytestmark = pytest.mark.skipif(find_spec("mypy") is None, reason="needs mypy")
 
 PROGRAM = """
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import fastopt
-from fastopt import AdaGrad, Trainer, reference, schedules
+from fastopt import AdaGrad, Trainer, plotting, reference, schedules, training
 from fastopt.typing import Activation, EvaluableNet, Grads, Net, Optimizer, Params, SupportsUpdate
 
 
@@ -104,6 +105,54 @@ plateau.report(trainer.optimizer.lr)
 rate: float = warm(3) + plateau.initial + schedules.piecewise({0: 0.1, 5: 0.05}).values[0]
 schedules.plot({"warm": warm, "own": lambda t: 0.1}, steps=100)
 history: dict[str, list[Any]] = trainer.fit(np.ones((4, 3)), np.ones(4), epochs=1)
+
+
+
+class WarmUp:
+    def start(self, trainer: Trainer) -> None:
+        self.step(trainer)
+
+    def step(self, trainer: Trainer) -> None:
+        trainer.optimizer.lr = 1e-3 * (trainer.iteration + 1)
+
+
+class Clip:
+    def gradient(self, trainer: Trainer[Any, fastopt.SGD], grads: Grads) -> None:
+        for g in grads.values():
+            np.clip(g, -trainer.optimizer.lr, 1, out=g)
+
+    def evaluation(self, trainer: Trainer) -> None:
+        losses: list[float] = trainer.history.evaluations["validation_loss"]
+        if losses[-1] > min(losses):
+            trainer.stop()
+
+    def end(self, trainer: Trainer) -> None:
+        print(trainer.epoch, trainer.interrupted)
+
+
+def r2(net: Line, x: NDArray[np.float64], t: NDArray[np.float64]) -> float:
+    return 1 - float(np.mean((x @ net.params["w"] - t) ** 2) / np.var(t))
+
+
+several = Trainer(
+    Line(3), fastopt.SGD(ema=0.9), batch_size=2, shuffle=False, rng=np.random.default_rng(0),
+    callbacks=[WarmUp(), Clip(), halve], progress=False, metrics={"r2": r2},
+    on_nonfinite="continue", checkpoint=Path("a.npz"), checkpoint_every=100,
+    flush_subnormals=False,
+)
+noted: training.History = several.fit(
+    np.ones((4, 3)), [1, 2, 3, 4], iterations=3, validation=(np.ones((4, 3)), np.ones(4)),
+    evaluate_every=2, patience=1, resume=True,
+)
+rates: list[float] = noted.steps["lr"]
+best = min(noted.evaluations["validation_r2"]) + noted["loss"][0] + noted.began
+figure = plotting.plot_history(noted, "title")
+plotting.save(figure, "a.png")
+losses: list[float] = list(several.steps(np.ones((4, 3)), np.ones(4), [[0, 1], [2, 3]]))
+several.load_state_dict(several.state_dict())
+several.callbacks.append(WarmUp())
+several.metrics["r2"] = lambda net, x, t: 0.5
+fastopt.experiments.compare_optimizers(fastopt.datasets.load_mnist(), flush_subnormals=False)
 fastopt.experiments.trajectory(fastopt.SGD())
 """.replace(
     "EVERY_OPTIMIZER", ", ".join(f"fastopt.{row.name}(), reference.{row.name}()" for row in TABLE)
@@ -137,6 +186,17 @@ fastopt.Trainer(NoNet(), fastopt.SGD())
 fastopt.Trainer(fastopt.TwoLayerNet(4, 3, 2), NoOptimizer())
 fastopt.Trainer(fastopt.TwoLayerNet(4, 3, 2), fastopt.SGD())
 fastopt.Trainer(fastopt.TwoLayerNet(4, 3, 2), fastopt.SGD()).optimizer.momentum = 0.9
+fastopt.Trainer(fastopt.TwoLayerNet(4, 3, 2), fastopt.SGD).fit([[1]], [1], epochs=1)
+fastopt.Trainer(fastopt.TwoLayerNet(4, 3, 2), fastopt.SGD(), callbacks=print)
+fastopt.Trainer(fastopt.TwoLayerNet(4, 3, 2), fastopt.SGD(), metrics=print)
+fastopt.Trainer(fastopt.TwoLayerNet(4, 3, 2), fastopt.SGD(), metrics={"r2": 3})
+fastopt.Trainer(fastopt.TwoLayerNet(4, 3, 2), fastopt.SGD(), metrics={"r2": lambda x, t: 3})
+fastopt.Trainer(fastopt.TwoLayerNet(4, 3, 2), fastopt.SGD(), on_nonfinite="skip")
+fastopt.Trainer(fastopt.TwoLayerNet(4, 3, 2), fastopt.SGD(), checkpoint=3)
+fastopt.Trainer(fastopt.TwoLayerNet(4, 3, 2), fastopt.SGD(), flush=False)
+fastopt.Trainer(fastopt.TwoLayerNet(4, 3, 2), fastopt.SGD()).lr = 0.1
+fastopt.Trainer(fastopt.TwoLayerNet(4, 3, 2), fastopt.SGD()).fit([[1]], [1], epochs=1).rows
+fastopt.plotting.plot_history({"loss": [1.0]})
 fastopt.schedules.cosine("0.1", 100)
 fastopt.schedules.cosine(0.1)
 fastopt.schedules.cosine(0.1, 100).steps = 3

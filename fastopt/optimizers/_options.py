@@ -497,8 +497,8 @@ def _averaged(optimizer: Any, params: MutableMapping[Any, Any]) -> Iterator[None
     arrays = [(p, p.copy(), a) for _, p, a in swaps if isinstance(p, np.ndarray)]
     numbers = [(key, p, a) for key, p, a in swaps if not isinstance(p, np.ndarray)]
     rebound: dict[Any, Any] = {}
-    optimizer._is_averaged = True
     try:
+        optimizer._is_averaged = True
         for key, number, a in numbers:
             params[key] = a[()] if isinstance(number, np.generic) else float(a)
             rebound[key] = number
@@ -506,11 +506,19 @@ def _averaged(optimizer: Any, params: MutableMapping[Any, Any]) -> Iterator[None
             np.copyto(p, a)
         yield
     finally:
-        optimizer._is_averaged = False
-        for p, before, _ in arrays:
-            np.copyto(p, before)
-        for key, number in rebound.items():
-            params[key] = number
+        interrupt = None
+        while True:  # Ctrl-C can come in the middle, and half of them is no state to leave
+            try:
+                optimizer._is_averaged = False
+                for p, before, _ in arrays:
+                    np.copyto(p, before)
+                for key, number in rebound.items():
+                    params[key] = number
+                break
+            except KeyboardInterrupt as error:
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
 
 
 def _fitting(key: Any, p: Any, average: NDArray[Any]) -> NDArray[Any]:

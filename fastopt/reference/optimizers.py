@@ -94,7 +94,7 @@ class _Twin(Optioned):
             self._put("_deciding", (rows, n_calls))
             decided, norm = self._measure(entries, n_calls)
             if decided is None:
-                self.skipped += 1
+                self._put("skipped", self.skipped + 1)
                 return
             factors = decided if isinstance(decided, list) else [decided] * len(entries)
         if adds:
@@ -108,8 +108,9 @@ class _Twin(Optioned):
             for entry, factor in zip(entries, factors, strict=True)
         ]
         self._make(params, entries, steps)
-        self.iter = t
-        self.accumulated = {}
+        # Not as a user sets them, after which the numbers of this step would be forgotten
+        self._put("iter", t)
+        self._put("accumulated", {})
         self._put("_calls", 0)
         self._put("norm", norm)
         for name, number in scalars.items():

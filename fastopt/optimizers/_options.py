@@ -184,6 +184,7 @@ class Optioned(Declared):
     ) -> Callable[[], None]:
         """Check a state wholly, and return what puts it in the place of this one."""
         self._refuse_averaged()
+        self.iter = self.iter  # refused while a step is under way, before others write their parts
         return checked_state(self, state, params, copies=copies)
 
     def _report(self, metric: float) -> None:

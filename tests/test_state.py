@@ -550,6 +550,47 @@ def test_callables_of_ones_own(package):
         other.load_state_dict(state)
 
 
+class Halved(schedules.ReduceOnPlateau):
+    """A class of one's own, which a state doesn't hold; it moves by metrics all the same."""
+
+    def __call__(self, t):
+        return super().__call__(t) / 2
+
+
+@pytest.mark.parametrize("in_group", [False, True])
+@both
+def test_plateaus_within_callables_of_ones_own(package, in_group):
+    """The callable isn't held, their states are."""
+
+    def settings():
+        moving = [plateau(), Halved(0.1, factor=0.5, patience=1)]
+        joined = schedules.join([(2, moving[0]), (2, own_callable), moving[1]])
+        return moving, {"groups": {"C": {"lr": joined}}} if in_group else {"lr": joined}
+
+    own, theirs = settings(), settings()
+    optimizer, other = package.SGD(**own[1]), package.SGD(**theirs[1])
+    for metric in (1.0, 1.0, 1.0, 0.5):
+        optimizer._report(metric)
+    state = through_json(optimizer.state_dict())
+    other.load_state_dict(state)
+    assert theirs[0] == own[0]
+    assert other.current("C") == optimizer.current("C")
+    place = ("settings", "groups", 0, 1, "lr") if in_group else ("settings", "lr")
+    states = [each.state_dict() for each in own[0]]
+    for wrong, message in (
+        (states[:1], "lr had 1 schedules with a state, and has 2"),
+        ([states[0], {**states[1], "value": 7.0}], "state: value must be from 0.0 to 0.1"),
+        ([states[0], None], "state must have value, best"),
+    ):
+        other._report(0.1)
+        before = [each.state_dict() for each in theirs[0]]
+        with pytest.raises(ValueError, match=message):
+            other.load_state_dict(replaced(state, place, wrong))
+        assert [each.state_dict() for each in theirs[0]] == before
+    with pytest.raises(ValueError, match="lr was a callable of your own"):
+        package.SGD(groups={"C": {}}).load_state_dict(state)
+
+
 @both
 def test_a_callable_is_found_by_its_pattern(package):
     """Not by its place: groups may stand in another order."""
@@ -628,7 +669,7 @@ WRONG = [
             ("beta1", False, "a number, got False"),
             ("eps", -1.0, "finite and at least 0, got -1.0"),
             ("eps", float("inf"), "finite and at least 0, got inf"),
-            ("eps", [1.0], r"a number, got \[1.0\]"),
+            ("eps", (1.0,), r"a number, got \(1.0,\)"),
             ("eps", np.ones(2), "a number, got array"),
             ("weight_decay", -0.1, "finite and at least 0"),
             ("low", float("nan"), "a number, got nan"),
@@ -648,6 +689,7 @@ WRONG = [
     ],
     ((*SETTING, "eps"), None, "eps was a callable of your own"),
     ((*SETTING, "nonfinite"), None, "nonfinite was a callable of your own"),
+    ((*SETTING, "eps"), [1.0], "eps was a callable of your own"),
     ((*SETTING, "nonfinite"), {"schedule": "constant", "value": 1.0}, "nonfinite must be 'prop"),
     ((*SETTING, "low"), 3.0, None),
     # schedules

@@ -139,7 +139,8 @@ class Optioned(Declared):
             the last step, with `accumulate`), ``scalars``, ``settings`` and ``arrays``: the states
             by name, then by key. Of the settings, schedules are dicts with their name and
             arguments, ``groups`` a list of pairs, False stands for None, and None for a callable of
-            your own, which can't be kept.
+            your own, which can't be kept; of one with `schedules.ReduceOnPlateau` in it there is a
+            list of their states.
 
         Raises
         ------
@@ -166,8 +167,8 @@ class Optioned(Declared):
         ----------
         state : dict
             What `state_dict` of an optimizer of this class, or of its twin, returned. It is not
-            kept. Where it has None in place of a callable of your own, this optimizer must hold
-            one, and keeps it.
+            kept. Where it has none of a callable of your own, this optimizer must hold one, and
+            keeps it.
 
         Raises
         ------

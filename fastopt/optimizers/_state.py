@@ -124,10 +124,18 @@ def _checked_arrays(
 
 
 def _plain(value: Any) -> Any:
-    """Return a setting as plain data: False for none, None for a callable of somebody's own."""
+    """Return a setting as plain data: False for none, None for a callable of somebody's own.
+
+    A list of states for one that schedules with a state are in: they are moved by metrics.
+    """
     if value is None:
         return False
-    return schedules.as_plain(value) if is_schedule(value) else value
+    if not is_schedule(value):
+        return value
+    plain = schedules.as_plain(value)
+    if plain is None and (moved := schedules.plateaus(value)):
+        return [each.state_dict() for each in moved]
+    return plain
 
 
 class _Settings:
@@ -164,13 +172,8 @@ class _Settings:
 
     def _value(self, where: str, check: Callable[[str, Any], Any], now: Any, data: Any) -> Any:
         """Return a setting of plain data; `now` is what the optimizer has in its place."""
-        if data is None:
-            if is_schedule(now) and schedules.as_plain(now) is None:
-                return now
-            raise ValueError(
-                f"{where} was a callable of your own, which a state doesn't hold: set it before "
-                "loading"
-            )
+        if data is None or isinstance(data, list):
+            return self._own_callable(where, now, data or [])
         if isinstance(data, Mapping):
             return self._schedule(now, schedules.from_plain(data))
         if callable(data):
@@ -179,6 +182,23 @@ class _Settings:
             with suppress(TypeError, ValueError):
                 return check(where, None)
         return check(where, data)
+
+    def _own_callable(self, where: str, now: Any, states: list[Any]) -> Any:
+        """Return the callable that the optimizer has, in which schedules have these states."""
+        if not is_schedule(now) or schedules.as_plain(now) is not None:
+            raise ValueError(
+                f"{where} was a callable of your own, which a state doesn't hold: set it before "
+                "loading"
+            )
+        moved = schedules.plateaus(now)
+        if states and len(states) != len(moved):
+            raise ValueError(
+                f"{where} had {len(states)} schedules with a state, and has {len(moved)}"
+            )
+        for schedule, state in zip(moved, states, strict=False):
+            copy.copy(schedule).load_state_dict(state)  # which checks it
+            self._moves.append((schedule, state))
+        return now
 
     def _schedule(self, now: Any, new: Any) -> Any:
         if not schedules.are_alike(now, new):

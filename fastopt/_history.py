@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import isfinite, nan
 from typing import Any
 
 import numpy as np
 
 from fastopt._checks import count
+from fastopt._states import checked_names
 
 __all__ = ["History"]
 
@@ -81,6 +83,7 @@ class History(dict[str, list[Any]]):
 
     def add_evaluation(self, **numbers: Any) -> None:
         """Add the numbers of an evaluation."""
+        numbers = {name: _plain(number) for name, number in numbers.items()}
         self._rows.append(numbers)
         for name, number in numbers.items():
             if name not in _COLUMNS:
@@ -104,32 +107,53 @@ class History(dict[str, list[Any]]):
                 name: np.asarray(values, np.float64)
                 for name, values in [("loss", self["loss"]), *self._steps.items()]
             },
-            "evaluations": [
-                {name: _plain(number) for name, number in row.items()} for row in self._rows
-            ],
+            "evaluations": [dict(row) for row in self._rows],
         }
 
     @classmethod
     def of_state(cls, state: Any) -> History:
         """Return the history of a state; a ValueError says if it is none."""
         try:
-            history = cls(count("began", state["began"]))
-            columns = {name: state["steps"][name] for name in ("loss", *_COLUMNS)}
-            if {values.shape for values in columns.values()} != {(len(columns["loss"]),)}:
-                raise ValueError("columns of steps of several lengths")
-            history["loss"].extend(columns.pop("loss").astype(np.float64).tolist())
+            fields = checked_names("it", state, ("began", "steps", "evaluations"))
+            history = cls(count("began", fields["began"]))
+            columns = _checked_columns(fields["steps"])
+            history["loss"].extend(columns.pop("loss"))
             for name, values in columns.items():
-                history._steps[name].extend(values.astype(np.float64).tolist())
+                history._steps[name].extend(values)
             history._steps["epoch"][:] = map(int, history._steps["epoch"])
-            for row in state["evaluations"]:
-                history.add_evaluation(**row)
-            if any(
-                not {"iteration", "epoch", "validation_loss"} <= {*row} for row in history._rows
-            ):
-                raise ValueError("an evaluation without iteration, epoch or loss")
-        except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
-            raise ValueError(f"the history of a trainer: {error!r}") from None
+            for row in _checked_list("evaluations", fields["evaluations"]):
+                history.add_evaluation(**_checked_row(row))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"the history of a trainer: {error}") from None
         return history
+
+
+def _checked_columns(data: Any) -> dict[str, list[float]]:
+    """Return the columns of steps, all of one length."""
+    columns = checked_names("steps", data, ("loss", *_COLUMNS))
+    shape = np.shape(columns["loss"])
+    for name, values in columns.items():
+        is_column = type(values) is np.ndarray and values.dtype.type is np.float64
+        if not is_column or values.ndim != 1 or values.shape != shape:
+            raise ValueError(f"{name} of steps must be a float64 column, as long as the others")
+    return {name: values.tolist() for name, values in columns.items()}
+
+
+def _checked_list(name: str, data: Any) -> list[Any]:
+    if not isinstance(data, list):
+        raise ValueError(f"{name} must be a list, got {data!r}")
+    return data
+
+
+def _checked_row(row: Any) -> dict[str, Any]:
+    """Return an evaluation's numbers by name."""
+    if not isinstance(row, Mapping) or not {"iteration", "epoch", "validation_loss"} <= {*row}:
+        raise ValueError(f"an evaluation must have iteration, epoch and loss, got {row!r}")
+    for name in row:
+        is_metric = isinstance(name, str) and name.startswith("validation_")
+        if not is_metric and name not in ("iteration", "epoch", "seconds"):
+            raise ValueError(f"an evaluation must not have {name!r}, which is not known")
+    return {**row}
 
 
 def _plain(number: Any) -> Any:

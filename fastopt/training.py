@@ -178,10 +178,7 @@ class Trainer(Generic[NetT, OptimizerT]):
         if checkpoint is None and checkpoint_every is not None:
             raise ValueError("checkpoint_every needs checkpoint=, the file to write")
         if checkpoint is not None:
-            _require(
-                "optimizer", optimizer, "update", "state_dict", "load_state_dict",
-                purpose=" for checkpoints",
-            )  # fmt: skip
+            self._require_states()
         self.checkpoint_every = (
             None if checkpoint_every is None else _count("checkpoint_every", checkpoint_every)
         )
@@ -433,6 +430,8 @@ class Trainer(Generic[NetT, OptimizerT]):
             The counters, the random order, the fit under way with its history, and the states of
             net, optimizer and of those callbacks that have a ``state_dict``.
         """
+        self._require_states()
+        self.history.level(self.epoch)  # something may have come between two of its lists
         net, best = saving.state_of("net", self.net), None
         if self._best is not None:
             best = {"loss": float(self._best.loss), "params": _copied(self._best.params)}
@@ -443,7 +442,7 @@ class Trainer(Generic[NetT, OptimizerT]):
             "epoch": self.epoch,
             "pass": None
             if self._pass is None
-            else dict(zip(_FIELDS_OF_A_PASS, self._pass, strict=False)),
+            else copy.deepcopy(dict(zip(_FIELDS_OF_A_PASS, self._pass, strict=False))),
             "rng": saving.state_of("rng", self._rng),
             "fit": {
                 "began": self._began,
@@ -479,6 +478,7 @@ class Trainer(Generic[NetT, OptimizerT]):
         self, state: Any, params: Mapping[Any, Any] | None = None
     ) -> Callable[[], None]:
         """Check a state wholly, and return what puts it in the place of this one."""
+        self._require_states()
         name = type(self).__name__
         fields = checked_fields(name, state, name, _FIELDS)
         try:
@@ -500,7 +500,10 @@ class Trainer(Generic[NetT, OptimizerT]):
             if callback is not None:
                 parts[f"callbacks[{i}]"] = callback
                 states[f"callbacks[{i}]"] = fields["callbacks"][i]
-        load_parts = saving.checked(parts, states)
+        try:
+            load_parts = saving.checked(parts, states)
+        except KeyError as error:
+            raise ValueError(f"the state of {name}: {error.args[0]}") from None
 
         def load() -> None:
             load_parts()
@@ -509,6 +512,10 @@ class Trainer(Generic[NetT, OptimizerT]):
             self._began, self._is_stopped, self.history = began, is_stopped, history
 
         return load
+
+    def _require_states(self) -> None:
+        methods = ("update", "state_dict", "load_state_dict")
+        _require("optimizer", self.optimizer, *methods, purpose=" for checkpoints and states")
 
     # --- one fit ---
 
@@ -696,7 +703,10 @@ def _hook(callback: Any, name: str) -> Callable[..., Any] | None:
 
 
 def _reader(optimizer: Any) -> Callable[[], tuple[float, float]]:
-    """Return what reads learning rate and norm of the last step; NaN where there is none."""
+    """Return what reads learning rate and norm of a step; NaN where there is none.
+
+    A call that makes no step has no norm: the one that the optimizer has is an earlier step's.
+    """
     if not isinstance(optimizer, Optioned):
         return lambda: (_as_number(getattr(optimizer, "lr", math.nan)), math.nan)
 

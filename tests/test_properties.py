@@ -475,6 +475,24 @@ def replace_optimizer(history):
         world.optimizer = how(world.optimizer)
 
 
+def load_state(history):
+    """Put the state of one into a new optimizer of the other, which is given callables alone.
+
+    What a state doesn't hold is made equal: the last norm, and which patterns have matched a key.
+    """
+    source, target = history.choose([history.worlds, history.worlds[::-1]])
+    state, old = source.optimizer.state_dict(), target.optimizer
+    given = {name: getattr(old, name) for name, each in state["settings"].items() if each is None}
+    groups = state["settings"]["groups"]
+    if any(None in (pattern, *settings.values()) for pattern, settings in groups):
+        given["groups"] = old.groups
+    target.optimizer = type(old)(**given)
+    target.optimizer.load_state_dict(state)
+    target.optimizer._put("norm", source.optimizer.norm)
+    source.optimizer.groups = source.optimizer.groups
+    assert_same_worlds(*history.worlds)
+
+
 def lay_states_out(history):
     """Put a state into memory of another layout, as one that was loaded may be."""
     key, layout = history.draw_key(), history.choose(WRITABLE)
@@ -495,7 +513,8 @@ def change_threads(history):
 
 EVENTS = [
     add, remove, rebind, resize, forget_one, set_something, set_something, set_iter, reset,
-    look_at_numbers, look_at_averages, replace_optimizer, lay_states_out, reorder, change_threads,
+    look_at_numbers, look_at_averages, replace_optimizer, load_state, lay_states_out, reorder,
+    change_threads,
 ]  # fmt: skip
 
 

@@ -139,7 +139,8 @@ class Optioned(Declared):
             the last step, with `accumulate`), ``scalars``, ``settings`` and ``arrays``: the states
             by name, then by key. Of the settings, schedules are dicts with their name and
             arguments, ``groups`` a list of pairs, False stands for None, and None for a callable of
-            your own, which can't be kept.
+            your own, which can't be kept; of one with `schedules.ReduceOnPlateau` in it there is a
+            list of their states.
 
         Raises
         ------
@@ -166,8 +167,8 @@ class Optioned(Declared):
         ----------
         state : dict
             What `state_dict` of an optimizer of this class, or of its twin, returned. It is not
-            kept. Where it has None in place of a callable of your own, this optimizer must hold
-            one, and keeps it.
+            kept. Where it has none of a callable of your own, this optimizer must hold one, and
+            keeps it.
 
         Raises
         ------
@@ -184,6 +185,7 @@ class Optioned(Declared):
     ) -> Callable[[], None]:
         """Check a state wholly, and return what puts it in the place of this one."""
         self._refuse_averaged()
+        self.iter = self.iter  # refused while a step is under way, before others write their parts
         return checked_state(self, state, params, copies=copies)
 
     def _report(self, metric: float) -> None:

@@ -124,10 +124,18 @@ def _checked_arrays(
 
 
 def _plain(value: Any) -> Any:
-    """Return a setting as plain data: False for none, None for a callable of somebody's own."""
+    """Return a setting as plain data: False for none, None for a callable of somebody's own.
+
+    A list of states for one that schedules with a state are in: they are moved by metrics.
+    """
     if value is None:
         return False
-    return schedules.as_plain(value) if is_schedule(value) else value
+    if not is_schedule(value):
+        return value
+    plain = schedules.as_plain(value)
+    if plain is None and (moved := schedules.plateaus(value)):
+        return [each.state_dict() for each in moved]
+    return plain
 
 
 class _Settings:
@@ -164,20 +172,33 @@ class _Settings:
 
     def _value(self, where: str, check: Callable[[str, Any], Any], now: Any, data: Any) -> Any:
         """Return a setting of plain data; `now` is what the optimizer has in its place."""
-        if data is None:
-            if is_schedule(now) and schedules.as_plain(now) is None:
-                return now
+        if data is None or isinstance(data, list):
+            return self._own_callable(where, now, data or [])
+        if isinstance(data, Mapping):
+            return self._schedule(now, schedules.from_plain(data))
+        if callable(data):
+            raise ValueError(f"{where} must be plain data, got {data!r}")
+        if data is False:  # of a number that may be none; a switch takes it as it is
+            with suppress(TypeError, ValueError):
+                return check(where, None)
+        return check(where, data)
+
+    def _own_callable(self, where: str, now: Any, states: list[Any]) -> Any:
+        """Return the callable that the optimizer has, in which schedules have these states."""
+        if not is_schedule(now) or schedules.as_plain(now) is not None:
             raise ValueError(
                 f"{where} was a callable of your own, which a state doesn't hold: set it before "
                 "loading"
             )
-        if isinstance(data, Mapping):
-            return self._schedule(now, schedules.from_plain(data))
-        if data is False:  # of a number that may be none; a switch takes it as it is
-            with suppress(TypeError):
-                return check(where, data)
-            return None
-        return data
+        moved = schedules.plateaus(now)
+        if states and len(states) != len(moved):
+            raise ValueError(
+                f"{where} had {len(states)} schedules with a state, and has {len(moved)}"
+            )
+        for schedule, state in zip(moved, states, strict=False):
+            copy.copy(schedule).load_state_dict(state)  # which checks it
+            self._moves.append((schedule, state))
+        return now
 
     def _schedule(self, now: Any, new: Any) -> Any:
         if not schedules.are_alike(now, new):
@@ -188,18 +209,20 @@ class _Settings:
 
     def _groups(self, now: Any, data: Any) -> dict[Any, dict[str, Any]]:
         """Return groups of plain data; `now` is what the optimizer has."""
-        own = [*now.items()]
-        groups = {}
+        own_patterns = [*now]
+        groups: dict[Any, dict[str, Any]] = {}
         for i, pair in enumerate(_checked_list("groups", data)):
             pattern, settings = _checked_pair(pair)
-            own_pattern, own_settings = own[i] if i < len(own) else (None, {})
             if pattern is None:
-                if not callable(own_pattern):
+                pattern = own_patterns[i] if i < len(own_patterns) else None
+                if not callable(pattern):
                     raise ValueError(
                         f"pattern {i} of groups was a callable of your own, which a state doesn't "
                         "hold: set groups before loading"
                     )
-                pattern = own_pattern
+            if pattern in groups:
+                raise ValueError(f"groups must have each pattern once, got {pattern!r} twice")
+            own_settings = now.get(pattern, {})
             groups[pattern] = {
                 name: self._value(
                     f"groups[{pattern!r}]: {name}", check_in_group(type(self._optimizer), name),
@@ -223,6 +246,7 @@ def _checked_pair(pair: Any) -> tuple[Any, Mapping[str, Any]]:
     pattern, settings = pair
     if isinstance(pattern, list):  # what JSON makes of a tuple
         pattern = tuple(pattern)
-    if pattern is not None and not isinstance(pattern, (str, tuple)):
+    is_tuple = isinstance(pattern, tuple) and all(isinstance(word, str) for word in pattern)
+    if not (pattern is None or isinstance(pattern, str) or is_tuple):
         raise ValueError(f"a pattern must be a string or several, got {pattern!r}")
     return pattern, settings

@@ -16,7 +16,7 @@ from numpy.random import Generator
 
 from fastopt import _archive
 
-__all__ = ["checked", "checked_params", "load", "save", "state_of"]
+__all__ = ["checked", "checked_params", "load", "naming", "save", "state_of"]
 
 Commit = Callable[[], None]
 
@@ -153,11 +153,9 @@ def load(
     """
     _check_path(path)
     given = _given(params, optimizer, net, trainer, rng)
-    file = repr(os.fspath(path))
     tree = _archive.read(path)
-    with _naming(file):
-        _check_sections(tree, given)
-        _commit(_checked(given, tree))
+    with naming(path):
+        checked(given, tree)()
     return {name: value for name, value in tree.items() if name not in given}
 
 
@@ -303,8 +301,9 @@ def _params_of(params: Mapping[Any, Any], where: str) -> dict[Any, Any]:
 
 
 @contextmanager
-def _naming(file: str) -> Iterator[None]:
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
     """Put the file's name in front of what is said of its content."""
+    file = repr(os.fspath(path))
     try:
         yield
     except KeyError as error:
@@ -352,6 +351,7 @@ def _checked(given: dict[str, Any], tree: dict[str, Any]) -> list[_Commit]:
 
 def checked(given: Mapping[str, Any], tree: Mapping[str, Any]) -> Commit:
     """Check the states of what is given by name, and return what loads all of them, or none."""
+    _check_sections(tree, given)
     return functools.partial(_commit, _checked(dict(given), dict(tree)))
 
 

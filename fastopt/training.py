@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import inspect
 import math
 import os
@@ -255,7 +256,8 @@ class Trainer(Generic[NetT, OptimizerT]):
         ImportError
             `progress` is True, and tqdm is not installed.
         OSError
-            The checkpoint can't be written.
+            The checkpoint can't be written; FileNotFoundError, before the first step, if it has no
+            folder.
 
         Notes
         -----
@@ -310,7 +312,11 @@ class Trainer(Generic[NetT, OptimizerT]):
         )
         every = None if evaluate_every is None else _count("evaluate_every", evaluate_every)
         self._patience = None if patience is None else _count("patience", patience)
-        if not (resume and self._resume()):
+        if self.checkpoint is not None and not Path(self.checkpoint).parent.is_dir():
+            raise FileNotFoundError(
+                errno.ENOENT, "there is no such folder for checkpoints", str(self.checkpoint)
+            )
+        if not (resume and self._resume(n)):
             self._begin()
         self._train(x, t, self._began + steps, validation, every)
         return self.history
@@ -323,11 +329,11 @@ class Trainer(Generic[NetT, OptimizerT]):
         self.interrupted = False
         self._started = perf_counter() - self.history.seconds
         callbacks = _Hooks(self.callbacks)
-        for hook in callbacks.start:
-            hook(self)
-        began = self.iteration
-        n_left = 0 if self._is_stopped else max(target - began, 0)
         try:
+            for hook in callbacks.start:
+                hook(self)
+            began = self.iteration
+            n_left = 0 if self._is_stopped else max(target - began, 0)
             with loss_bar(n_left, self.progress) as show, ctrl_c_noted() as is_interrupted:
                 for loss in self.steps(x, t, self._batches(len(x), began + n_left)):
                     is_due = (
@@ -596,7 +602,7 @@ class Trainer(Generic[NetT, OptimizerT]):
             if accuracy is not None and "accuracy" not in self.metrics:
                 numbers["validation_accuracy"] = accuracy(x, t)
             for name, metric in self.metrics.items():
-                numbers[f"validation_{name}"] = metric(net, x, t)
+                numbers[f"validation_{name}"] = _checked_metric(name, metric(net, x, t))
             if self._patience is not None:
                 self._look_for_best(loss, self._patience)
         self.history.add_evaluation(**numbers)
@@ -641,12 +647,23 @@ class Trainer(Generic[NetT, OptimizerT]):
         if is_due and self.iteration != target:
             self._save()
 
-    def _resume(self) -> bool:
-        """Go where the checkpoint is; tell whether there is one."""
+    def _resume(self, n: int) -> bool:
+        """Go where the checkpoint is, if there is one; tell whether there is.
+
+        A pass that is broken off there must be over as many samples, in batches of the same size.
+        """
         path = cast("str", self.checkpoint)
         if not Path(path).exists():
             return False
-        saving.load(path, trainer=self)
+        tree = saving.load(path)
+        with saving.naming(path):
+            put = saving.checked({"trainer": self}, tree)
+            kinds = {"samples": n, "batch_size": self.batch_size, "shuffle": self.shuffle}
+            broken_off = _broken_off_pass(tree["trainer"])
+            for (name, now), then in zip(kinds.items(), broken_off, strict=False):
+                if now != then:
+                    raise ValueError(f"its training has {name} {then!r}, this one {now!r}")
+            put()
         return True
 
     def _stateful_callbacks(self, states: Any) -> list[Any]:
@@ -773,6 +790,17 @@ def _best_of_state(state: Any, params: Any) -> _Best | None:
     return _Best(any_number("loss", fields["loss"]), fields["params"])
 
 
+def _broken_off_pass(state: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return number of samples, batch size and shuffling of a pass that is broken off in a state.
+
+    Nothing if there is none.
+    """
+    if state["pass"] is None:
+        return ()
+    *kind, began = (state["pass"][name] for name in _FIELDS_OF_A_PASS[:-1])
+    return tuple(kind) if (state["iteration"] - began) * kind[1] < kind[0] else ()
+
+
 def _pass_of_state(state: Any, rng: np.random.Generator) -> _Pass | None:
     if state is None:
         return None
@@ -826,6 +854,13 @@ def _checked_metrics(metrics: Any) -> dict[str, Callable[[Any, Any, Any], Any]]:
         if name == "loss":
             raise ValueError("a metric can't be named 'loss': that is the net's own")
     return dict(metrics)
+
+
+def _checked_metric(name: str, value: Any) -> float:
+    try:
+        return any_number(f"metric {name!r}", value)
+    except TypeError:
+        raise TypeError(f"metric {name!r} must return a number, got {value!r}") from None
 
 
 def _checked_pair(validation: Any) -> tuple[Any, Any]:

@@ -10,7 +10,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from math import inf, sqrt
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -345,11 +345,6 @@ class _Row:
     Nobody asks for its ``__dict__``: reading the numbers stays twice as fast.
     """
 
-    if TYPE_CHECKING:
-        lr: float
-
-        def __getattr__(self, name: str) -> Any: ...
-
     def __init__(self, numbers: Mapping[str, Any]) -> None:
         for name, number in numbers.items():
             setattr(self, name, number)
@@ -362,7 +357,7 @@ class _Schedule(NamedTuple):
     value: Callable[[int], Any]
     check: Callable[[str, Any], Any]
     where: str
-    rows: list[_Row]
+    rows: list[Any]
 
     def checked(self, number: Any, t: int) -> float:
         """Return what the schedule returned for t as the setting takes it."""
@@ -394,7 +389,7 @@ class _Numbers:
         groups = optimizer.groups.rows
         settings = [own, *({**own, **settings} for _, settings in groups)]
         self.names = [[*each] for each in settings]
-        self.rows = [_Row(each) for each in settings]
+        self.rows: list[Any] = [_Row(each) for each in settings]
         self.compute = type(optimizer)._coefficients
         self._where = ["", *(f"groups[{pattern!r}]: " for pattern, _ in groups)]
         self._scaled = [row for row in self.rows if hasattr(row, "lr_scale")]
@@ -432,7 +427,7 @@ class _Numbers:
                     found.setdefault((id(value), name), new).rows.append(row)
         return [*found.values()]
 
-    def at(self, t: int) -> list[_Row]:
+    def at(self, t: int) -> list[Any]:
         """Return the rows for the step after t completed ones."""
         for schedule in self.schedules:
             number = schedule.checked(schedule.value(t), t)

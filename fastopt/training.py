@@ -497,6 +497,8 @@ class Trainer(Generic[NetT, OptimizerT]):
             current = _pass_of_state(fields["pass"], self._rng)
             if max(began, 0 if current is None else current.began) > counters["iteration"]:
                 raise ValueError("a fit or a pass began after the steps that were taken")
+            if history.began != began:
+                raise ValueError(f"history began at {history.began}, and its fit at {began}")
             callbacks = self._stateful_callbacks(fields["callbacks"])
         except (TypeError, ValueError) as error:
             raise ValueError(f"the state of {name}: {error}") from None

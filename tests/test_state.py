@@ -1062,6 +1062,7 @@ def test_not_within_a_step(tmp_path):
     rng_state = rng.bit_generator.state
     for load in (
         lambda _: optimizer.load_state_dict(state),
+        lambda _: optimizer.state_dict(),
         lambda params: fastopt.load(tmp_path / "file", params=params, optimizer=optimizer, rng=rng),
     ):
         optimizer.load_state_dict(state)
@@ -1072,6 +1073,19 @@ def test_not_within_a_step(tmp_path):
         same_arrays(dict(mapping), theirs, "parameter")
         assert_same_tree(optimizer.state_dict(), others.state_dict())
         assert rng.bit_generator.state == rng_state
+
+
+def test_a_step_while_the_state_is_copied(monkeypatch):
+    """Another thread's, as it may come between two arrays: the copy is of no one moment."""
+    optimizer, params = trained(fastopt)
+
+    def states(optimizer):
+        optimizer.update(params, params)
+        return []
+
+    monkeypatch.setattr("fastopt.optimizers._state._states", states)
+    with pytest.raises(RuntimeError, match="another thread has made an update while the state"):
+        optimizer.state_dict()
 
 
 def test_beside_steps_of_another_thread():
@@ -1093,8 +1107,11 @@ def test_beside_steps_of_another_thread():
     thread.start()
     try:
         for _ in range(10):
-            with suppress(RuntimeError):  # a step is under way
+            with suppress(RuntimeError):  # a step is under way, or was
                 optimizer.load_state_dict(state)
+            with suppress(RuntimeError):
+                copied = optimizer.state_dict()
+                assert all(len({*m.tolist()}) == 1 for m in copied["arrays"]["m"].values())
     finally:
         done.set()
         thread.join()

@@ -235,6 +235,9 @@ class Optimizer(Optioned):
             self._put("_spare", sums)
             self._put("accumulated", {})
 
+    def _refuse_under_way(self) -> None:
+        self._stepper.forget()  # refused then; else the next step looks at all once more
+
     @property
     def _calls(self) -> int:
         """Calls since the last step, with `accumulate`."""

@@ -145,7 +145,8 @@ class Optioned(Declared):
         Raises
         ------
         RuntimeError
-            The parameters hold their averages, inside of `averaged`.
+            The parameters hold their averages, inside of `averaged`; or another thread is in the
+            middle of an update, or has made one meanwhile.
 
         Examples
         --------
@@ -185,8 +186,11 @@ class Optioned(Declared):
     ) -> Callable[[], None]:
         """Check a state wholly, and return what puts it in the place of this one."""
         self._refuse_averaged()
-        self.iter = self.iter  # refused while a step is under way, before others write their parts
+        self._refuse_under_way()  # before others write their parts
         return checked_state(self, state, params, copies=copies)
+
+    def _refuse_under_way(self) -> None:
+        """Raise a RuntimeError while a step is under way; twins can't tell."""
 
     def _report(self, metric: float) -> None:
         """Tell a metric, such as the validation loss, to each schedule that follows one."""

@@ -24,18 +24,18 @@ _FIELDS = ("iter", "skipped", "calls", "scalars", "settings", "arrays")
 
 
 def state_of(optimizer: Any) -> dict[str, Any]:
-    """Return an optimizer's state: plain data, and copies of its arrays."""
+    """Return an optimizer's state: plain data, and copies of its arrays; all of one moment."""
+    optimizer._refuse_under_way()
+    counted = _counted(optimizer)
     settings = {name: _plain(getattr(optimizer, name)) for name in optimizer._settings}
     settings["groups"] = [
         [None if callable(pattern) else pattern, {name: _plain(v) for name, v in own.items()}]
         for pattern, own in optimizer.groups.items()
     ]
-    return {
+    state = {
         "format": FORMAT,
         "class": type(optimizer).__name__,
-        "iter": optimizer.iter,
-        "skipped": optimizer.skipped,
-        "calls": optimizer._calls,
+        **counted,
         "scalars": {name: getattr(optimizer, name) for name in optimizer._scalars},
         "settings": settings,
         "arrays": {
@@ -43,6 +43,14 @@ def state_of(optimizer: Any) -> dict[str, Any]:
             for name in _states(optimizer)
         },
     }
+    optimizer._refuse_under_way()
+    if _counted(optimizer) != counted:
+        raise RuntimeError("another thread has made an update while the state was copied")
+    return state
+
+
+def _counted(optimizer: Any) -> dict[str, int]:
+    return {"iter": optimizer.iter, "skipped": optimizer.skipped, "calls": optimizer._calls}
 
 
 def checked_state(

@@ -10,3 +10,4 @@ IS_LONG = os.environ.get("FASTOPT_LONG_KILLS", "0") != "0"
 SEED = random.randrange(2**32) if IS_LONG else 0
 CORRUPTIONS = 10_000 if IS_LONG else 300
 KILLS = 200 if IS_LONG else 15
+KILLS_OF_TRAININGS = 50 if IS_LONG else 5  # by each signal

@@ -93,7 +93,7 @@ def all_of(trainer):
 
 # --- in a process that is killed ---
 
-FIT = {"epochs": 30, "validation": VALIDATION, "evaluate_every": 5, "patience": 99}
+FIT = {"epochs": 15, "validation": VALIDATION, "evaluate_every": 5, "patience": 99}
 
 
 def make_killed(checkpoint, seed):

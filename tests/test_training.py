@@ -508,6 +508,18 @@ def test_what_a_callback_raises_comes_through(moment):
     assert len(ours.fit(*data(), epochs=2)["loss"]) == 2
 
 
+def test_ctrl_c_before_the_first_step():
+    notes = []
+    callbacks = [Notes(notes, "a"), Raising("start", 0, KeyboardInterrupt())]
+    ours = trainer(batch_size=50, callbacks=callbacks)
+    assert ours.fit(*data(), epochs=1)["loss"] == []
+    assert ours.interrupted
+    assert [moment for _, moment, *_ in notes] == ["start", "end"]
+    assert (ours.iteration, ours.epoch) == (0, 0)
+    assert len(ours.fit(*data(), epochs=1)["loss"]) == 1
+    assert not ours.interrupted
+
+
 def test_start_may_stop_before_the_first_step():
     notes = []
     stopping = types.SimpleNamespace(start=lambda ours: ours.stop())
@@ -594,6 +606,22 @@ def test_metrics_without_validation_are_not_asked():
         raise AssertionError
 
     assert trainer(metrics={"never": never}).fit(*data(), epochs=1).evaluations == {}
+
+
+@pytest.mark.parametrize("number", [0.5, np.float32(0.5), np.array(0.5), 3, np.int8(3), nan])
+def test_metrics_are_plain_numbers_in_the_history(number):
+    ours = trainer(metrics={"own": lambda net, x, t: number})
+    (value,) = ours.fit(*data(), epochs=1, validation=data(9))["validation_own"]
+    assert type(value) is float
+    assert str(value) == str(float(number))
+
+
+@pytest.mark.parametrize("other", [None, "0.5", True, np.ones(2), [0.5], 1j])
+def test_a_metric_that_is_no_number_is_named(other):
+    ours = trainer(metrics={"own": lambda net, x, t: other})
+    message = f"^metric 'own' must return a number, got {re.escape(repr(other))}$"
+    with pytest.raises(TypeError, match=message):
+        ours.fit(*data(), epochs=1, validation=data(9))
 
 
 def test_what_a_metric_raises_comes_through():

@@ -110,12 +110,13 @@ class Trainer(Generic[NetT, OptimizerT]):
 
     Attributes
     ----------
-    net, optimizer : object
-        As given.
+    net, optimizer, and each parameter but `rng`
+        As given; they may be set anew between two fits.
     iteration : int
-        Steps taken, in all fits.
+        Calls of the optimizer's ``update``, in all fits. Its own `iter` is less if it makes a step
+        of several, with ``accumulate``, or skips one.
     epoch : int
-        The pass over the samples that it is in, from 1.
+        The pass over the samples that it is in, from 1; 0 before the first.
     history : History
         What `fit` returns, as far as it has come.
     interrupted : bool
@@ -166,24 +167,14 @@ class Trainer(Generic[NetT, OptimizerT]):
         checkpoint_every: int | None = None,
         flush_subnormals: bool = True,
     ) -> None:
-        _require("net", net, "params", "loss_and_gradient")
-        _require("optimizer", optimizer, "update")
         self.net, self.optimizer = net, optimizer
-        self.batch_size = _count("batch_size", batch_size)
-        self.shuffle = switch("shuffle", shuffle)
+        self.batch_size, self.shuffle = batch_size, shuffle
         self.callbacks = _checked_callbacks(callbacks)
-        self.progress = None if progress is None else switch("progress", progress)
-        self.metrics = _checked_metrics(metrics)
-        self.on_nonfinite = _ON_NONFINITE("on_nonfinite", on_nonfinite)
-        self.checkpoint = None if checkpoint is None else _path("checkpoint", checkpoint)
-        if checkpoint is None and checkpoint_every is not None:
-            raise ValueError("checkpoint_every needs checkpoint=, the file to write")
-        if checkpoint is not None:
-            self._require_states()
-        self.checkpoint_every = (
-            None if checkpoint_every is None else _count("checkpoint_every", checkpoint_every)
-        )
-        self.flush_subnormals = switch("flush_subnormals", flush_subnormals)
+        self.progress, self.metrics = progress, _checked_metrics(metrics)
+        self.on_nonfinite: str = on_nonfinite
+        self.checkpoint, self.checkpoint_every = checkpoint, checkpoint_every
+        self.flush_subnormals = flush_subnormals
+        self._check()
         self._rng = _generator("rng", rng)
         self.iteration = self.epoch = 0
         self.interrupted = False
@@ -192,6 +183,25 @@ class Trainer(Generic[NetT, OptimizerT]):
         self._best: _Best | None = None
         self._grads: Mapping[Any, Any] | None = None
         self._begin()
+
+    def _check(self) -> None:
+        """Check what was given, or set since."""
+        _require("net", self.net, "params", "loss_and_gradient")
+        _require("optimizer", self.optimizer, "update")
+        _checked_callbacks(self.callbacks)
+        self.batch_size = _count("batch_size", self.batch_size)
+        self.shuffle = switch("shuffle", self.shuffle)
+        self.progress = None if self.progress is None else switch("progress", self.progress)
+        self.metrics = _checked_metrics(self.metrics)
+        self.on_nonfinite = _ON_NONFINITE("on_nonfinite", self.on_nonfinite)
+        self.flush_subnormals = switch("flush_subnormals", self.flush_subnormals)
+        if self.checkpoint_every is not None:
+            self.checkpoint_every = _count("checkpoint_every", self.checkpoint_every)
+        if self.checkpoint is not None:
+            self.checkpoint = _path("checkpoint", self.checkpoint)
+            self._require_states()
+        elif self.checkpoint_every is not None:
+            raise ValueError("checkpoint_every needs checkpoint=, the file to write")
 
     def fit(
         self,
@@ -292,6 +302,7 @@ class Trainer(Generic[NetT, OptimizerT]):
         >>> history.steps["lr"][-1]
         0.025
         """
+        self._check()
         if (epochs is None) == (iterations is None):
             raise ValueError("give epochs or iterations, one of the two")
         if validation is None and (evaluate_every is not None or patience is not None):
@@ -399,7 +410,7 @@ class Trainer(Generic[NetT, OptimizerT]):
         for batch in batches:
             loss, grads = net.loss_and_gradient(x, t, self._grads, batch=batch)
             self._grads = grads
-            if not math.isfinite(loss):
+            if not _is_finite(loss):
                 self._refuse(loss)
             if hooks:  # which may replace entries; the arrays are the net's for the next batch
                 grads = dict(grads)
@@ -741,6 +752,13 @@ def _reader(optimizer: Any) -> Callable[[], tuple[float, float]]:
         return lr, math.nan if norm is None or t == before else norm
 
     return read
+
+
+def _is_finite(loss: Any) -> bool:
+    try:
+        return math.isfinite(loss)
+    except TypeError:
+        raise TypeError(f"the net's loss_and_gradient must return a number, got {loss!r}") from None
 
 
 def _as_number(value: Any) -> float:

@@ -1666,3 +1666,38 @@ def test_one_hot_labels_and_images():
     want = trainer().fit(x, t, epochs=2)["loss"]
     images = x.reshape(50, 3, 1).astype("f8")
     assert trainer().fit(images, np.eye(3)[t], epochs=2)["loss"] == want
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "exception"),
+    [
+        ("batch_size", 0, ValueError),
+        ("batch_size", 2.5, TypeError),
+        ("shuffle", 1, TypeError),
+        ("callbacks", [3], TypeError),
+        ("progress", "yes", TypeError),
+        ("metrics", [max], TypeError),
+        ("on_nonfinite", "ignore", ValueError),
+        ("checkpoint", 3, TypeError),
+        ("checkpoint_every", 3, ValueError),
+        ("flush_subnormals", None, TypeError),
+        ("net", fastopt.MultiLayerNet, TypeError),
+        ("optimizer", "adam", TypeError),
+    ],
+)
+def test_what_is_set_later_is_checked_where_a_fit_begins(name, value, exception):
+    ours = trainer()
+    before = ours.iteration
+    setattr(ours, name, value)
+    with pytest.raises(exception, match=rf"^{name}\b"):
+        ours.fit(*data(), epochs=1)
+    assert ours.iteration == before
+
+
+@pytest.mark.parametrize("loss", [None, "1.0", np.zeros(2)])
+def test_a_loss_that_is_no_number_is_named(loss):
+    net = Scripted([])
+    net.loss_and_gradient = lambda x, t, out=None, *, batch: (loss, {"p": np.ones(1)})
+    with pytest.raises(TypeError, match="loss_and_gradient must return a number, got"):
+        fastopt.Trainer(net, fastopt.SGD()).fit(np.zeros((4, 1)), np.zeros(4), epochs=1)
+    assert net.params["p"] == 0

@@ -140,7 +140,7 @@ def press_ctrl_c():
 
 
 @pytest.fixture
-def ctrl_c(monkeypatch):
+def ctrl_c():
     """Have Ctrl-C do what it does in a process that nobody started in the background."""
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield

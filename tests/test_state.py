@@ -334,6 +334,20 @@ def test_a_state_is_plain_data(package, settings):
 
 
 @both
+def test_settings_of_numpys_types(package, tmp_path):
+    optimizer = package.SGD(
+        lr=np.float32(0.5), accumulate=np.int64(2), maximize=np.bool_(True),
+        weight_decay=schedules.step(np.float32(0.5), np.int8(3), np.array(0.5)),
+        groups={np.str_("b*"): {"lr": np.float64(0.5)}, (np.str_("W"), "c"): {}},
+    )  # fmt: skip
+    assert_is_plain(optimizer.state_dict())
+    other = package.SGD()
+    fastopt.save(tmp_path / "file", optimizer=optimizer)
+    fastopt.load(tmp_path / "file", optimizer=other)
+    assert_same_tree(other.state_dict(), optimizer.state_dict())
+
+
+@both
 def test_a_state_holds_copies(package):
     params = draw_params("float32")
     optimizer = package.Adam(ema=0.5, accumulate=2, groups={"f*": {"lr": 0.5}})

@@ -29,7 +29,7 @@ def state_of(optimizer: Any) -> dict[str, Any]:
     counted = _counted(optimizer)
     settings = {name: _plain(getattr(optimizer, name)) for name in optimizer._settings}
     settings["groups"] = [
-        [None if callable(pattern) else pattern, {name: _plain(v) for name, v in own.items()}]
+        [_plain_pattern(pattern), {name: _plain(v) for name, v in own.items()}]
         for pattern, own in optimizer.groups.items()
     ]
     state = {
@@ -144,6 +144,13 @@ def _plain(value: Any) -> Any:
     if plain is None and (moved := schedules.plateaus(value)):
         return [each.state_dict() for each in moved]
     return plain
+
+
+def _plain_pattern(pattern: Any) -> str | tuple[str, ...] | None:
+    """Return a pattern with Python's strings, as a file takes them; None for a callable."""
+    if isinstance(pattern, tuple):
+        return tuple(map(str, pattern))
+    return None if callable(pattern) else str(pattern)
 
 
 class _Settings:

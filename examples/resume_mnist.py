@@ -26,7 +26,8 @@ EVERY = 10  # steps between two lines of output
 
 def make_trainer(checkpoint, steps):
     """Return a trainer that is the same in each process: what the checkpoint has is put into it."""
-    rate = schedules.warmup(steps // 10, schedules.cosine(0.002, steps - steps // 10))
+    n_warm = max(1, steps // 10)
+    rate = schedules.warmup(n_warm, schedules.cosine(0.002, max(1, steps - n_warm)))
     return fastopt.Trainer(
         fastopt.MultiLayerNet(784, [100, 100], 10, rng=0),
         fastopt.AdamW(lr=rate, clip_global_norm=2.0, ema=0.99),

@@ -385,10 +385,9 @@ class MultiLayerNet(ABC):
         name = type(self).__name__
         fields = ("architecture", "weight_decay_lambda", "params")
         found = checked_fields(name, state, name, fields)
+        architecture = checked_names("architecture", found["architecture"], [*self._architecture])
         for each, own in self._architecture.items():
-            other = checked_names("architecture", found["architecture"], [*self._architecture])[
-                each
-            ]
+            other = architecture[each]
             if type(other) is not type(own) or other != own:
                 raise ValueError(f"the state of {name} is of {each} {other!r}, this net of {own!r}")
         try:

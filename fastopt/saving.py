@@ -16,7 +16,7 @@ from numpy.random import Generator
 
 from fastopt import _archive
 
-__all__ = ["checked", "checked_params", "load", "naming", "save", "state_of"]
+__all__ = ["checked", "checked_params", "has_state", "load", "naming", "save", "state_of"]
 
 Commit = Callable[[], None]
 
@@ -69,6 +69,14 @@ def save(
     OSError
         The folder isn't there or can't be written to, or the disk is full; a file that was there
         is as it was.
+    RuntimeError
+        The optimizer is in the middle of an update in another thread, or the parameters hold their
+        averages.
+
+    Notes
+    -----
+    Nobody may change the arrays meanwhile, such as an update in another thread: the file would hold
+    some of them as they were before it, and some as they are after.
 
     Examples
     --------
@@ -258,12 +266,13 @@ def _check_target(name: str, target: Any) -> None:
         raise TypeError(f"params must be a mapping of keys to arrays, {got}")
     if name == "rng" and not isinstance(target, Generator):
         raise TypeError(f"rng must be a numpy.random.Generator, {got}")
-    if name in _OBJECTS and not (_has_state(target) or (name == "net" and _has_params(target))):
+    if name in _OBJECTS and not (has_state(target) or (name == "net" and _has_params(target))):
         others = ", or a mapping params" if name == "net" else ""
         raise TypeError(f"{name} must have state_dict() and load_state_dict(state){others}; {got}")
 
 
-def _has_state(target: Any) -> bool:
+def has_state(target: Any) -> bool:
+    """Tell whether an object has what saves it and loads it."""
     methods = ("state_dict", "load_state_dict")
     return all(callable(getattr(target, method, None)) for method in methods)
 
@@ -286,7 +295,7 @@ def state_of(name: str, target: Any) -> Any:
         return _params_of(target, name)
     if name == "rng":
         return target.bit_generator.state
-    if _has_state(target):
+    if has_state(target):
         return target.state_dict()
     return {"params": _params_of(target.params, "net.params")}
 
@@ -339,7 +348,7 @@ def _checked(given: dict[str, Any], tree: dict[str, Any]) -> list[_Commit]:
             safe.insert(0, _Commit(checked_params(target, saved, name)))
         elif name == "rng":
             safe.append(_Commit(_checked_rng(target, saved)))
-        elif not _has_state(target):
+        elif not has_state(target):
             safe.append(_Commit(_checked_plain_net(target, saved)))
         elif _checks_itself(type(target)):
             with_params = {"params": params} if name == "optimizer" else {}

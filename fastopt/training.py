@@ -468,10 +468,10 @@ class Trainer(Generic[NetT, OptimizerT]):
                 "evaluations_since_best": self._evaluations_since_best,
                 "history": self.history.state_dict(),
             },
-            "net": net if _has_state(self.net) else {"params": _copied(net["params"])},
+            "net": net if saving.has_state(self.net) else {"params": _copied(net["params"])},
             "optimizer": saving.state_of("optimizer", self.optimizer),
             "callbacks": [
-                saving.state_of("callbacks", callback) if _has_state(callback) else None
+                saving.state_of("callbacks", callback) if saving.has_state(callback) else None
                 for callback in self.callbacks
             ],
         }
@@ -685,7 +685,7 @@ class Trainer(Generic[NetT, OptimizerT]):
             raise ValueError(f"callbacks must be {len(self.callbacks)} states, got {states!r}")
         found = []
         for i, (callback, state) in enumerate(zip(self.callbacks, states, strict=True)):
-            if _has_state(callback) != (state is not None):
+            if saving.has_state(callback) != (state is not None):
                 raise ValueError(f"callbacks[{i}] is another one: one has a state, one has none")
             found.append(None if state is None else callback)
         return found
@@ -791,10 +791,6 @@ def _put(params: Any, values: Mapping[Any, Any]) -> None:
 _FIELDS = ("iteration", "epoch", "pass", "rng", "fit", "net", "optimizer", "callbacks")
 _FIELDS_OF_A_FIT = ("began", "is_stopped", "best", "evaluations_since_best", "history")
 _FIELDS_OF_A_PASS = ("n_samples", "batch_size", "shuffles", "began", "rng")
-
-
-def _has_state(callback: Any) -> bool:
-    return hasattr(callback, "state_dict") and hasattr(callback, "load_state_dict")
 
 
 def _best_of_state(state: Any, params: Any) -> _Best | None:

@@ -194,7 +194,8 @@ class Optioned(Declared):
 
     def _report(self, metric: float) -> None:
         """Tell a metric, such as the validation loss, to each schedule that follows one."""
-        found = {id(each): each for value in self._numbers().given for each in plateaus(value)}
+        given = (schedule.value for schedule in self._numbers().schedules)
+        found = {id(each): each for value in given for each in plateaus(value)}
         for schedule in found.values():
             schedule.report(metric)
 
@@ -398,7 +399,6 @@ class _Numbers:
         self._where = ["", *(f"groups[{pattern!r}]: " for pattern, _ in groups)]
         self._scaled = [row for row in self.rows if hasattr(row, "lr_scale")]
         self.schedules = self._found_schedules(optimizer._settings)
-        self.given = [schedule.value for schedule in self.schedules]
         varying = {schedule.name for schedule in self.schedules}
         decays = any(row.decoupled and row.weight_decay != 0 for row in self.rows)
         self.vary = bool(varying)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[Any]
 
@@ -48,6 +48,17 @@ def is_array(x: object) -> TypeGuard[Array]:
 def name_of(x: object) -> str:
     """Return what an error message calls an object: the dtype of an array, else its type."""
     return str(x.dtype) if is_array(x) else type(x).__name__
+
+
+def checked_dout(dout: ArrayLike, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Return a gradient as an array of the shape and dtype of what it is the gradient of."""
+    dout = np.asarray(dout)
+    if dout.dtype.kind not in "fiub":
+        raise TypeError(f"dout must be real numbers, got dtype {dout.dtype}")
+    if dout.shape != shape:
+        raise ValueError(f"dout has shape {dout.shape}, wants {shape}")
+    with np.errstate(all="ignore"):  # a float64 may be infinite in float32
+        return dout.astype(dtype, copy=False)
 
 
 def check_parameter(

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastopt._checks import fraction
-from fastopt._contract import check_normalization, is_array, name_of
+from fastopt._contract import check_normalization, checked_dout, is_array, name_of
 from fastopt._targets import checked_targets
 from fastopt.reference.losses import as_real, loss_and_slopes, sigmoid, softmax
 
@@ -36,9 +36,9 @@ def _as_dtype(name: str, x: ArrayLike, dtype: np.dtype[Any]) -> Array:
     return as_real(name, x).astype(dtype, copy=False)
 
 
-def _saved(value: Any, layer: object) -> Any:
+def _saved(value: Any, layer: object, needed: str = "forward") -> Any:
     if value is None:
-        raise RuntimeError(f"{type(layer).__name__}.backward needs a forward before it")
+        raise RuntimeError(f"{type(layer).__name__}.backward needs a {needed} before it")
     return value
 
 
@@ -73,8 +73,7 @@ class Affine:
         """Return dx in x's shape and set `dW` and `db`, written into the arrays `out` if given."""
         x = _saved(self._x, self)
         W, b = _weights(self.W, self.b)
-        dout = _as_dtype("dout", dout, W.dtype)
-        _require_shape("dout", dout.shape, (len(x), len(b)))
+        dout = checked_dout(dout, (len(x), len(b)), np.dtype(W.dtype.type))
         _require_shape("W", W.shape, (x.size // len(x), len(b)))  # it may have been replaced
         if out is not None:
             if len(out) != 2 or any(array is None for array in out):
@@ -135,8 +134,7 @@ class _Activation:
     def backward(self, dout: ArrayLike) -> Array:
         """Return the gradient with respect to x."""
         x, out = _saved(self._kept, self)
-        dout = _as_dtype("dout", dout, out.dtype)
-        _require_shape("dout", dout.shape, out.shape)
+        dout = checked_dout(dout, out.shape, out.dtype)
         with np.errstate(all="ignore"):
             return np.asarray(self._df(dout, x, out), out.dtype)
 
@@ -277,12 +275,10 @@ class BatchNormalization:
 
     def backward(self, dout: ArrayLike) -> Array:
         """Return dx in x's shape and set `dgamma` and `dbeta`, for a forward in training."""
-        if self._kept is None:
-            raise RuntimeError("BatchNormalization.backward needs a forward in training before it")
-        y, istd, shape = self._kept
+        y, istd, shape = _saved(self._kept, self, "forward in training")
+        check_normalization(self.gamma, self.beta, None, None)
         dtype = self.gamma.dtype.type
-        dout = _as_dtype("dout", dout, np.dtype(dtype))
-        _require_shape("dout", dout.shape, shape)
+        dout = checked_dout(dout, shape, np.dtype(dtype))
         _require_shape("gamma", self.gamma.shape, istd.shape)  # it may have been replaced
         dout = dout.reshape(y.shape).astype(np.float64)
         with np.errstate(all="ignore"):
@@ -309,32 +305,30 @@ class Dropout:
         self.seed = int(np.random.default_rng(rng).integers(2**63))
         self.steps = 0
         self._layer = 0
-        self._keeps: NDArray[np.bool_] | None = None
+        self._kept: tuple[NDArray[np.bool_], np.dtype[Any], float] | None = None
 
     def forward(self, x: ArrayLike, train_flg: bool = True) -> Array:
         """Return x, (N, …), with some values set to zero in training and the others scaled."""
         x = as_real("x", x)
         if not train_flg:
-            self._keeps = None
+            self._kept = None
             return x.copy()
-        n = len(x) if x.ndim else 1
-        self._keeps = dropout_keeps(
-            n, x.size // max(1, n), self.dropout_ratio, self.seed, self.steps, self._layer
-        ).reshape(x.shape)
+        n, ratio = (len(x) if x.ndim else 1), fraction("dropout_ratio", self.dropout_ratio)
+        units = x.size // max(1, n)
+        keeps = dropout_keeps(n, units, ratio, self.seed, self.steps, self._layer)
+        self._kept = keeps.reshape(x.shape), x.dtype, ratio
         self.steps += 1
-        return self._masked(x, self._keeps)
+        return _masked(x, self._kept[0], ratio)
 
     def backward(self, dout: ArrayLike) -> Array:
         """Return the gradient with respect to x of the last forward, which was one in training."""
-        if self._keeps is None:
-            raise RuntimeError("Dropout.backward needs a forward in training before it")
-        dout = as_real("dout", dout)
-        _require_shape("dout", dout.shape, self._keeps.shape)
-        return self._masked(dout, self._keeps)
+        keeps, dtype, ratio = _saved(self._kept, self, "forward in training")
+        return _masked(checked_dout(dout, keeps.shape, dtype), keeps, ratio)
 
-    def _masked(self, x: Array, keeps: NDArray[np.bool_]) -> Array:
-        scale = x.dtype.type(1 / (1 - self.dropout_ratio))
-        return np.asarray(np.where(keeps, x * scale, x.dtype.type(0)))
+
+def _masked(x: Array, keeps: NDArray[np.bool_], ratio: float) -> Array:
+    with np.errstate(all="ignore"):
+        return np.asarray(np.where(keeps, x * x.dtype.type(1 / (1 - ratio)), x.dtype.type(0)))
 
 
 def dropout_keeps(

@@ -87,7 +87,8 @@ class Net(Protocol):
 class EvaluableNet(Net, Protocol):
     """What a `Trainer` needs of a net for ``fit(…, validation=…)``.
 
-    If it has ``accuracy(x, t)``, too, that is recorded.
+    If it has ``accuracy(x, t)``, too, that is recorded, unless it has an ``is_classifier`` which is
+    False.
     """
 
     def loss(self, x: Any, t: Any, /) -> Any:

@@ -171,14 +171,14 @@ class MultiLayerNet:
         self._loss = str(_LOSS("loss", loss))
         use_batchnorm = switch("use_batchnorm", use_batchnorm)
         self._use_dropout = switch("use_dropout", use_dropout)
-        ratio = fraction("dropout_ratio", dropout_ratio) if self._use_dropout else 0.0
+        ratio = fraction("dropout_ratio", dropout_ratio)
         self._weight_init_std = _initial_params.checked_std(weight_init_std)
         self._architecture: dict[str, Any] = {
             "sizes": sizes,
             "activation": name,
             "loss": self._loss,
             "use_batchnorm": use_batchnorm,
-            "dropout_ratio": ratio,
+            "dropout_ratio": ratio if self._use_dropout else 0.0,
             "dtype": self.dtype.name,
         }
         rng = np.random.default_rng(rng)
@@ -188,7 +188,13 @@ class MultiLayerNet:
         )
         seed = int(rng.integers(_SEEDS)) if self._use_dropout else 0
         self._network = self._kernels.Network(
-            tuple(sizes), name, self._loss, self.dtype, use_batchnorm, ratio, seed
+            tuple(sizes),
+            name,
+            self._loss,
+            self.dtype,
+            use_batchnorm,
+            self._architecture["dropout_ratio"],
+            seed,
         )
 
     @property

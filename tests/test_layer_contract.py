@@ -299,7 +299,8 @@ LABELS = {
     "one-hot complex": (np.eye(3)[:2].astype(complex), TypeError, "complex128"),
     "two ones": (np.array([[1, 0, 0], [1, 0, 1]]), ValueError, "sample 1 must hold a single 1"),
     "no one": (np.array([[0, 0, 0], [1, 0, 0]]), ValueError, "sample 0 must hold a single 1"),
-    "soft": (np.array([[0.5, 0.5, 0], [1, 0, 0]]), ValueError, "sample 0 must hold a single 1"),
+    "off 1": (np.array([[0.5, 0.4, 0], [1, 0, 0]]), ValueError, "sample 0 must hold a single 1"),
+    "above 1": (np.array([[1, 0, 0], [1.5, -0.5, 0]]), ValueError, "sample 1 must hold a single"),
     "NaN": (np.array([[1, np.nan, 0], [1, 0, 0]]), ValueError, "sample 0 must hold a single 1"),
     "minus one": (np.array([[1, 1, -1], [1, 0, 0]]), ValueError, "sample 0 must hold a single 1"),
 }
@@ -964,4 +965,4 @@ def test_batch_that_no_memory_holds_leaves_the_net_working():
 def test_network_refuses_what_no_net_has():
     for sizes, dtype in (((5,), "f4"), ((), "f8"), ((5, 2), "i1")):
         with pytest.raises(ValueError, match="no net of"):
-            _net.Network(sizes, "relu", dtype)
+            _net.Network(sizes, "relu", "softmax", dtype)

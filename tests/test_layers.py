@@ -307,7 +307,7 @@ def test_count_correct_breaks_ties_as_numpy(dtype):
     assert fastopt._net.count_correct(scores[:, ::-1], 3 - t) == np.sum(
         scores[:, ::-1].argmax(axis=1) == 3 - t
     )
-    assert reference.layers.count_correct(scores, t) == want
+    assert reference.losses.count_correct(scores, t) == want
 
 
 def test_the_compiled_path_is_taken():

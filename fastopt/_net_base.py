@@ -141,6 +141,7 @@ class MultiLayerNet:
     """
 
     # The module that computes: its Network, predictions, count_correct and sum_of_squares
+    _network_class: ClassVar[Any]
     _kernels: ClassVar[Any]
 
     def __init__(
@@ -187,7 +188,7 @@ class MultiLayerNet:
             sizes, use_batchnorm, self._weight_init_std, self.dtype, rng
         )
         seed = int(rng.integers(_SEEDS)) if self._use_dropout else 0
-        self._network = self._kernels.Network(
+        self._network = self._network_class(
             tuple(sizes), name, self._loss, self.dtype, use_batchnorm, ratio, seed
         )
 

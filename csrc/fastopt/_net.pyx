@@ -209,9 +209,9 @@ cdef class Network:
     cdef readonly object dtype
     cdef readonly bint use_batchnorm
     cdef readonly double dropout_ratio
-    cdef readonly object seed
     cdef readonly dict shapes         # of the parameters, by key
     cdef readonly dict running        # running averages, by key: mean1, var1, …
+    cdef public unsigned long long seed
     cdef public unsigned long long steps
     cdef int type_num
     cdef bint is_double
@@ -228,7 +228,7 @@ cdef class Network:
 
     def __cinit__(
         self, tuple sizes, str activation, str loss, dtype, bint use_batchnorm=False,
-        double dropout_ratio=0, seed=0,
+        double dropout_ratio=0, unsigned long long seed=0,
     ):
         self.sizes, self.activation, self.loss = sizes, activation, loss
         self.dtype = np.dtype(dtype)
@@ -239,7 +239,7 @@ cdef class Network:
         self.activation_row, self.loss_row = activation_row(activation), loss_row(loss)
         self.range = range_of(loss)
         self.use_batchnorm, self.dropout_ratio = use_batchnorm, dropout_ratio
-        self.seed = int(seed)
+        self.seed = seed
         self.type_num = self.dtype.num
         self.is_double = self.type_num == cnp.NPY_FLOAT64
         self.item = item_size(self.is_double)
@@ -279,7 +279,6 @@ cdef class Network:
         cdef int k, layer = -1
         call.is_double, call.item, call.outputs = self.is_double, self.item, self.outputs
         call.loss = self.loss_row
-        call.seed = <uint64_t> self.seed
         for k in range(call.n_ops):
             op = &call.ops[k]
             op.kind = self.kinds[k]
@@ -355,7 +354,7 @@ cdef class Network:
             self.find_batch(workspace, samples, targets, numbers, given, GRADIENT)
             for k in range(workspace.call.n_ops):
                 workspace.call.ops[k].affine.weight_decay = weight_decay
-            workspace.call.step = self.steps
+            workspace.call.seed, workspace.call.step = self.seed, self.steps
             run_call(&workspace.call, GRADIENT, workspace.stages, workspace.phases)
             self.steps += 1
             return mean_loss(&workspace.call, given is not None)

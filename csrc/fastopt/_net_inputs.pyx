@@ -25,7 +25,7 @@ from fastopt._contract import name_of
 
 cnp.import_array()
 
-cdef double ROUNDING = _targets._ROUNDING
+cdef double ROUNDING = _targets.ROUNDING
 
 
 # Arrays.
@@ -327,7 +327,7 @@ cdef int read_labels(
 
 cdef Range range_of(str loss):
     """Return the range of a loss's targets: NaN where there is none, and it takes any number."""
-    least, largest = _targets._RANGES.get(loss, (NAN, NAN))
+    least, largest = _targets.RANGES.get(loss, (NAN, NAN))
     return Range(least, largest, loss == "softmax")
 
 

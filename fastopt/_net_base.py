@@ -141,6 +141,7 @@ class MultiLayerNet:
     """
 
     # The module that computes: its Network, predictions, count_correct and sum_of_squares
+    _network_class: ClassVar[Any]
     _kernels: ClassVar[Any]
 
     def __init__(
@@ -172,13 +173,14 @@ class MultiLayerNet:
         use_batchnorm = switch("use_batchnorm", use_batchnorm)
         self._use_dropout = switch("use_dropout", use_dropout)
         ratio = fraction("dropout_ratio", dropout_ratio)
+        ratio = ratio if self._use_dropout else 0.0
         self._weight_init_std = _initial_params.checked_std(weight_init_std)
         self._architecture: dict[str, Any] = {
             "sizes": sizes,
             "activation": name,
             "loss": self._loss,
             "use_batchnorm": use_batchnorm,
-            "dropout_ratio": ratio if self._use_dropout else 0.0,
+            "dropout_ratio": ratio,
             "dtype": self.dtype.name,
         }
         rng = np.random.default_rng(rng)
@@ -187,14 +189,8 @@ class MultiLayerNet:
             sizes, use_batchnorm, self._weight_init_std, self.dtype, rng
         )
         seed = int(rng.integers(_SEEDS)) if self._use_dropout else 0
-        self._network = self._kernels.Network(
-            tuple(sizes),
-            name,
-            self._loss,
-            self.dtype,
-            use_batchnorm,
-            self._architecture["dropout_ratio"],
-            seed,
+        self._network = self._network_class(
+            tuple(sizes), name, self._loss, self.dtype, use_batchnorm, ratio, seed
         )
 
     @property

@@ -18,14 +18,14 @@ Array = NDArray[Any]
 
 # loss → least and largest target. The losses that aren't here, squared_error, absolute_error and
 # huber, take any number: infinity and NaN, too, which then are the loss.
-_RANGES = {
+RANGES = {
     "softmax": (0.0, 1.0),  # of soft labels, whose rows sum to 1; one-hot rows are some
     "logistic": (0.0, 1.0),  # each output has a probability of its own, mostly 0 or 1
     "poisson": (0.0, math.inf),  # counts or rates
 }
 
 # How far the sum of a row of soft labels may be from 1: what rounding to float32 leaves, and more
-_ROUNDING = 1e-5
+ROUNDING = 1e-5
 
 
 def checked_targets(
@@ -138,9 +138,9 @@ def _one_hot(
 
 
 def _check_range(loss: str, taken: Array, rows: NDArray[np.intp] | None) -> None:
-    if loss not in _RANGES:
+    if loss not in RANGES:
         return
-    least, largest = _RANGES[loss]
+    least, largest = RANGES[loss]
     if not (taken.min() >= least and taken.max() <= largest):  # with NaN neither is true
         i, j = np.argwhere(~((taken >= least) & (taken <= largest)))[0]
         if loss == "softmax":
@@ -151,7 +151,7 @@ def _check_range(loss: str, taken: Array, rows: NDArray[np.intp] | None) -> None
             f"sample {_row(int(i), rows)}"
         )
     if loss == "softmax":
-        are_off = np.abs(taken.sum(axis=1, dtype=np.float64) - 1) > _ROUNDING
+        are_off = np.abs(taken.sum(axis=1, dtype=np.float64) - 1) > ROUNDING
         if are_off.any():
             raise ValueError(_not_a_distribution(taken, int(np.argmax(are_off)), rows))
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastopt import _net
+from fastopt import _layers
 from fastopt._checks import count, fraction
 from fastopt._contract import check_normalization, checked_dout
 
@@ -104,7 +104,7 @@ class Affine:
             W and b that are not of one dtype, float32 or float64; an x that is not real.
         """
         x = np.asarray(x)
-        out, self._x = _net.affine_forward(x, self.W, self.b)
+        out, self._x = _layers.affine_forward(x, self.W, self.b)
         self._shape = x.shape
         return out
 
@@ -140,7 +140,7 @@ class Affine:
         if out is not None and (len(outputs) != 2 or any(array is None for array in outputs)):
             raise TypeError("out must hold two arrays, for dW and db")
         x, shape = self._x, self._shape
-        dx, dW, db = _net.affine_gradient(dout, x, self.W, self.b, *outputs)
+        dx, dW, db = _layers.affine_gradient(dout, x, self.W, self.b, *outputs)
         self.dW, self.db = (dW, db) if out is None else outputs
         return dx if len(shape) == 2 else dx.reshape(shape)
 
@@ -171,7 +171,7 @@ class _Activation:
         TypeError
             x is not real.
         """
-        out, self._kept = _net.activation_forward(self._name, x)
+        out, self._kept = _layers.activation_forward(self._name, x)
         return out
 
     def backward(self, dout: ArrayLike) -> Array:
@@ -197,7 +197,7 @@ class _Activation:
             `dout` that is not real.
         """
         _require_forward(self, self._kept)
-        return _net.activation_gradient(self._name, dout, self._kept)
+        return _layers.activation_gradient(self._name, dout, self._kept)
 
 
 class Relu(_Activation):
@@ -397,7 +397,7 @@ class BatchNormalization:
         mean, var = self.running_mean, self.running_var
         mean = np.zeros(self.gamma.shape, dtype) if mean is None else mean
         var = np.ones(self.gamma.shape, dtype) if var is None else var
-        out, kept = _net.batchnorm_forward(x, self.gamma, self.beta, mean, var, bool(train_flg))
+        out, kept = _layers.batchnorm_forward(x, self.gamma, self.beta, mean, var, bool(train_flg))
         self.running_mean, self.running_var = mean, var
         self._kept, self._shape = kept if train_flg else None, x.shape
         return out.reshape(x.shape)
@@ -428,7 +428,7 @@ class BatchNormalization:
         check_normalization(self.gamma, self.beta, None, None)
         dout = checked_dout(dout, self._shape, self.gamma.dtype.newbyteorder("="))
         rows = dout.reshape(self._shape[0], -1)
-        dx, self.dgamma, self.dbeta = _net.batchnorm_gradient(rows, self._kept, self.gamma)
+        dx, self.dgamma, self.dbeta = _layers.batchnorm_gradient(rows, self._kept, self.gamma)
         return dx.reshape(self._shape)
 
 
@@ -507,12 +507,12 @@ class Dropout:
             `dropout_ratio` is not in [0, 1), or `steps` no count.
         """
         if not train_flg:
-            out = _net.dropout(x, 0.0, self.seed, 0)
+            out = _layers.dropout(x, 0.0, self.seed, 0)
             self._kept = None
             return out
         ratio = fraction("dropout_ratio", self.dropout_ratio)
         seed, step = self.seed, count("steps", self.steps)
-        out = _net.dropout(x, ratio, seed, step)
+        out = _layers.dropout(x, ratio, seed, step)
         self._kept, self.steps = (ratio, seed, step, out.shape, out.dtype), step + 1
         return out
 
@@ -541,7 +541,7 @@ class Dropout:
         if self._kept is None:
             raise RuntimeError("Dropout.backward needs a forward in training before it")
         ratio, seed, step, shape, dtype = self._kept
-        return _net.dropout(checked_dout(dout, shape, dtype), ratio, seed, step)
+        return _layers.dropout(checked_dout(dout, shape, dtype), ratio, seed, step)
 
 
 class SoftmaxWithLoss:
@@ -599,7 +599,7 @@ class SoftmaxWithLoss:
         TypeError
             Class numbers that are not integers, or labels or scores that are not real.
         """
-        loss, self._y, self._t = _net.softmax_loss_forward(x, t)
+        loss, self._y, self._t = _layers.softmax_loss_forward(x, t)
         self._classes = self._y.shape[1]
         return loss
 
@@ -626,4 +626,4 @@ class SoftmaxWithLoss:
             `y` was given another shape or dtype since `forward`.
         """
         _require_forward(self, self._t)
-        return _net.softmax_loss_gradient(self._y, self._t, self._classes, dout)
+        return _layers.softmax_loss_gradient(self._y, self._t, self._classes, dout)

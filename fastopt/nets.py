@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from fastopt import _net, _net_base
+from fastopt import _layers, _net, _net_base
 
 __all__ = ["MultiLayerNet", "TwoLayerNet"]
 
@@ -15,7 +15,8 @@ __all__ = ["MultiLayerNet", "TwoLayerNet"]
 class MultiLayerNet(_net_base.MultiLayerNet):
     __doc__ = _net_base.MultiLayerNet.__doc__
 
-    _kernels: ClassVar[Any] = _net
+    _network_class: ClassVar[Any] = _net.Network
+    _kernels: ClassVar[Any] = _layers
 
 
 class TwoLayerNet(_net_base.TwoLayerNet, MultiLayerNet):

@@ -13,6 +13,7 @@ __all__ = ["MultiLayerNet", "TwoLayerNet"]
 class MultiLayerNet(_net_base.MultiLayerNet):
     """Twin of `fastopt.MultiLayerNet`: the same net on the NumPy layers."""
 
+    _network_class: ClassVar[Any] = _net.Network
     _kernels: ClassVar[Any] = _net
 
 

@@ -1,9 +1,8 @@
 # Single layers, a call each: nets of one op, or of a loss alone, described for the driver that nets
 # have, too (_plan.pyx). Names, documentation and what a layer remembers are in fastopt/layers.py.
 #
-# A call goes in this order: first all that may run code of the caller's (what becomes an array),
-# then all that describes arrays by pointers and sizes, then the jobs. The caller's code could resize
-# an array that is described already.
+# A call goes in this order, as in _net.pyx: first all that may run code of the caller's, then all
+# that describes arrays by pointers and sizes, then the jobs.
 
 cimport numpy as cnp
 
@@ -170,7 +169,8 @@ def affine_gradient(dout, cnp.ndarray x, W, b, dW=None, db=None):
     if np.may_share_memory(dW_array, db_array):
         raise ValueError("dW and db overlap in memory")
     cdef cnp.ndarray dx = empty_matrix(op.x.rows, op.x.columns, type_num), shares = db_array
-    op.affine.dW, op.affine.db = <char*> cnp.PyArray_DATA(dW_array), <char*> cnp.PyArray_DATA(db_array)
+    op.affine.dW = <char*> cnp.PyArray_DATA(dW_array)
+    op.affine.db = <char*> cnp.PyArray_DATA(db_array)
     if count_groups(op.x.rows) > 1:
         shares = empty_matrix(count_groups(op.x.rows), op.affine.W.columns, type_num)
     op.affine.db_shares = <char*> cnp.PyArray_DATA(shares)
@@ -225,7 +225,7 @@ def batchnorm_forward(
     x, cnp.ndarray gamma, cnp.ndarray beta, cnp.ndarray running_mean, cnp.ndarray running_var,
     bint train,
 ):
-    """Return gamma·x̂ + beta, and what `batchnorm_gradient` wants: x, its mean, 1/√(variance + eps).
+    """Return gamma·x̂ + beta, and what `batchnorm_gradient` wants: x, mean, 1/√(variance + eps).
 
     x is (N, D), D values in gamma; all are C-contiguous, of one dtype. With `train` x̂ is of the
     batch's mean and variance, which move the running averages; else it is of these.

@@ -1,0 +1,1 @@
+# csrc/fastopt/_plan.pyx offers Python nothing.

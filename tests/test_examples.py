@@ -4,6 +4,7 @@ What they show is theirs; that they resume with the same bits, say, they check t
 """
 
 import os
+import re
 import subprocess
 import sys
 
@@ -11,6 +12,13 @@ import pytest
 from helpers.pages import ROOT
 
 EXAMPLES = ROOT / "examples"
+
+# What makes each short, and what it then says
+SHORT = {
+    "mnist_in_seconds.py": (["--epochs", "1", "--seeds", "2"], "fastopt: at least"),
+    "regression.py": (["--steps", "12"], "all four"),
+    "resume_mnist.py": (["--steps", "300"], "both have the same bits"),
+}
 
 pytest.importorskip("matplotlib")
 
@@ -26,15 +34,10 @@ def run(name, folder, *arguments):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("name", "steps", "said"),
-    [
-        ("regression.py", 12, "all four"),
-        ("resume_mnist.py", 300, "both have the same bits"),
-    ],
-)
-def test_example_draws_what_it_did(name, steps, said, tmp_path):
-    result = run(name, tmp_path, "--steps", str(steps))
+@pytest.mark.parametrize("name", SHORT)
+def test_example_draws_what_it_did(name, tmp_path):
+    arguments, said = SHORT[name]
+    result = run(name, tmp_path, *arguments)
     assert (result.returncode, result.stderr) == (0, "")
     assert said in result.stdout
     picture = tmp_path / name.replace(".py", ".png")
@@ -42,7 +45,7 @@ def test_example_draws_what_it_did(name, steps, said, tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("name", ["regression.py", "resume_mnist.py"])
+@pytest.mark.parametrize("name", SHORT)
 def test_example_says_what_it_is(name, tmp_path):
     result = run(name, tmp_path, "--help")
     assert (result.returncode, result.stderr) == (0, "")
@@ -51,6 +54,15 @@ def test_example_says_what_it_is(name, tmp_path):
 
 def test_every_example_is_run_and_in_the_list():
     names = {path.name for path in EXAMPLES.glob("*.py")}
-    assert names == {"regression.py", "resume_mnist.py"}
+    assert names == {*SHORT}
     listed = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     assert all(f"python examples/{name}" in listed for name in names)
+
+
+def test_the_same_training_in_torch_learns_the_same(tmp_path):
+    pytest.importorskip("torch")
+    arguments, _ = SHORT["mnist_in_seconds.py"]
+    result = run("mnist_in_seconds.py", tmp_path, *arguments, "--torch")
+    assert result.returncode == 0, result.stderr
+    found = dict(re.findall(r"^(fastopt|torch): at least ([\d.]+) %", result.stdout, re.M))
+    assert abs(float(found["fastopt"]) - float(found["torch"])) < 2

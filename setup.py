@@ -92,8 +92,9 @@ SANITIZE = SANITIZERS[os.environ["FASTOPT_SANITIZE"]] if "FASTOPT_SANITIZE" in o
 
 # Those that take longest to compile come first, so that no processor waits for them at the end.
 MODULES = [
-    "_kernels_avx512", "_net", "_kernels_avx2", "_net_inputs", "_entries", "_step", "_overlaps",
-    "_products", "_pool", "_kernels_baseline", "_cpu", "_kernels", "_blas_products",
+    "_kernels_avx512", "_kernels_avx2", "_kernels_baseline", "_net", "_layers", "_net_inputs",
+    "_entries", "_step", "_overlaps", "_plan", "_products", "_pool", "_cpu", "_kernels",
+    "_blas_products",
 ]  # fmt: skip
 INCLUDED = sorted(str(path) for end in ("px[di]", "h") for path in Path("csrc").rglob(f"*.{end}"))
 

@@ -35,9 +35,15 @@ if TYPE_CHECKING:  # a type checker takes what follows, and what is imported abo
     from fastopt import schedules as schedules
     from fastopt import typing as typing
     from fastopt.layers import Affine as Affine
+    from fastopt.layers import BatchNormalization as BatchNormalization
+    from fastopt.layers import Dropout as Dropout
+    from fastopt.layers import Gelu as Gelu
+    from fastopt.layers import LeakyRelu as LeakyRelu
     from fastopt.layers import Relu as Relu
     from fastopt.layers import Sigmoid as Sigmoid
+    from fastopt.layers import Silu as Silu
     from fastopt.layers import SoftmaxWithLoss as SoftmaxWithLoss
+    from fastopt.layers import Tanh as Tanh
     from fastopt.nets import MultiLayerNet as MultiLayerNet
     from fastopt.nets import TwoLayerNet as TwoLayerNet
     from fastopt.saving import load as load
@@ -47,9 +53,15 @@ if TYPE_CHECKING:  # a type checker takes what follows, and what is imported abo
 # What is not needed to take a step is imported when first used; layers may load scipy.
 _LAZY = {
     "Affine": "fastopt.layers",
+    "BatchNormalization": "fastopt.layers",
+    "Dropout": "fastopt.layers",
+    "Gelu": "fastopt.layers",
+    "LeakyRelu": "fastopt.layers",
     "Relu": "fastopt.layers",
     "Sigmoid": "fastopt.layers",
+    "Silu": "fastopt.layers",
     "SoftmaxWithLoss": "fastopt.layers",
+    "Tanh": "fastopt.layers",
     "MultiLayerNet": "fastopt.nets",
     "TwoLayerNet": "fastopt.nets",
     "Trainer": "fastopt.training",

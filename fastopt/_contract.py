@@ -1,7 +1,7 @@
 """What a net's parameters and gradients must be: the checks that compiled nets and twins share.
 
-Imports nothing compiled, for the compiled modules import it; samples, labels and row numbers are
-checked by each for itself.
+Imports nothing compiled, for the compiled modules import it; samples and row numbers are checked by
+each for itself, targets and sample weights in `fastopt._targets`.
 """
 
 from __future__ import annotations
@@ -11,18 +11,33 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[Any]
 
 
-def parameter_shapes(sizes: Sequence[int]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the parameters of a net, by key: W1, b1, and so on."""
+def parameter_shapes(
+    sizes: Sequence[int], use_batchnorm: bool = False
+) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the parameters of a net, by key: W1, b1, and so on.
+
+    With batch normalization gamma1 and beta1 follow b1, and so on for each hidden layer.
+    """
     shapes: dict[str, tuple[int, ...]] = {}
     for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes), start=1):
         shapes[f"W{i}"] = (fan_in, fan_out)
         shapes[f"b{i}"] = (fan_out,)
+        if use_batchnorm and i < len(sizes) - 1:
+            shapes[f"gamma{i}"] = shapes[f"beta{i}"] = (fan_out,)
     return shapes
+
+
+def running_shapes(sizes: Sequence[int], use_batchnorm: bool = False) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a net's running averages, by key: mean1, var1, and so on."""
+    if not use_batchnorm:
+        return {}
+    hidden = enumerate(sizes[1:-1], start=1)
+    return {f"{name}{i}": (size,) for i, size in hidden for name in ("mean", "var")}
 
 
 def is_array(x: object) -> TypeGuard[Array]:
@@ -33,6 +48,17 @@ def is_array(x: object) -> TypeGuard[Array]:
 def name_of(x: object) -> str:
     """Return what an error message calls an object: the dtype of an array, else its type."""
     return str(x.dtype) if is_array(x) else type(x).__name__
+
+
+def checked_dout(dout: ArrayLike, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Return a gradient as an array of the shape and dtype of what it is the gradient of."""
+    dout = np.asarray(dout)
+    if dout.dtype.kind not in "fiub":
+        raise TypeError(f"dout must be real numbers, got dtype {dout.dtype}")
+    if dout.shape != shape:
+        raise ValueError(f"dout has shape {dout.shape}, wants {shape}")
+    with np.errstate(all="ignore"):  # a float64 may be infinite in float32
+        return dout.astype(dtype, copy=False)
 
 
 def check_parameter(
@@ -76,3 +102,27 @@ def check_outputs(
         for name, other in arrays[i + 1 :]:
             if np.may_share_memory(out[key], other):
                 raise ValueError(f"out[{key!r}] and {name} overlap in memory")
+
+
+def check_normalization(
+    gamma: Array, beta: Array, running_mean: Array | None, running_var: Array | None
+) -> None:
+    """Raise TypeError or ValueError if arrays can't be those of a batch normalization."""
+    if not is_array(gamma) or gamma.dtype.type not in (np.float32, np.float64):
+        raise TypeError(f"gamma must be a float32 or float64 array, got {name_of(gamma)}")
+    if gamma.ndim != 1 or not gamma.size:
+        raise ValueError(f"gamma has shape {gamma.shape}, wants (D,)")
+    for name, array in (
+        ("beta", beta),
+        ("running_mean", running_mean),
+        ("running_var", running_var),
+    ):
+        if array is None and name != "beta":
+            continue
+        if not is_array(array) or array.dtype.type is not gamma.dtype.type:
+            wanted = gamma.dtype.newbyteorder("=")
+            raise TypeError(f"{name} must be a {wanted} array as gamma is, got {name_of(array)}")
+        if array.shape != gamma.shape:
+            raise ValueError(f"{name} has shape {array.shape}, wants {gamma.shape} as gamma has")
+        if name != "beta" and not array.flags.writeable:
+            raise ValueError(f"{name} is read-only")

@@ -52,7 +52,9 @@ def save(
         Anything with methods ``state_dict()``, which returns plain data and arrays, and
         ``load_state_dict(state)``.
     net : object, optional
-        The same, or anything with a mapping ``params``, which is then all that is saved.
+        The same, or anything with a mapping ``params``, which is then all that is saved. Of a net
+        of fastopt it is all that the net is: what it was made of, parameters, running averages of
+        batch normalization, seed and counter of dropout.
     rng : numpy.random.Generator, optional
         Its state is saved, whatever its bit generator.
     values : by any other name, optional

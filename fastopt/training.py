@@ -22,6 +22,7 @@ from fastopt import _cpu, saving
 from fastopt._checks import any_number, count, one_of, switch, whole
 from fastopt._history import History
 from fastopt._interrupts import ctrl_c_noted
+from fastopt._net_base import MultiLayerNet
 from fastopt._progress import loss_bar
 from fastopt._states import FORMAT, checked_fields, checked_names
 from fastopt.optimizers._options import Optioned
@@ -62,10 +63,11 @@ class _Pass(NamedTuple):
 
 
 class _Best(NamedTuple):
-    """The lowest validation loss of a fit, and the parameters that had it."""
+    """The lowest validation loss of a fit, and the parameters and running averages that had it."""
 
     loss: float
     params: dict[Any, Any]
+    running: dict[str, Any]
 
 
 class Trainer(Generic[NetT, OptimizerT]):
@@ -226,20 +228,22 @@ class Trainer(Generic[NetT, OptimizerT]):
         x : array (N, …)
             Samples. They are neither copied nor changed; of the net's dtype and C-contiguous, a
             batch is taken from them in the first layer.
-        t : array (N,) of int, or (N, C)
-            Labels, or whatever the net wants.
+        t : array (N,) or (N, C)
+            Labels or other targets, whatever the net wants.
         epochs, iterations : int
             How many passes over the samples, of ⌈N / batch_size⌉ steps each, or how many steps; one
             of the two.
         validation : (x, t), optional
-            Samples and labels to evaluate on, by the net's ``loss(x, t)``, its ``accuracy(x, t)``
-            if it has one, and `metrics`. Where the optimizer has averages, with ``ema``, the net
-            has them meanwhile, and so do the parameters that are kept as the best.
+            Samples and targets to evaluate on, by the net's ``loss(x, t)``, its ``accuracy(x, t)``
+            if it has one and its loss is none of regression, and `metrics`. Where the optimizer has
+            averages, with ``ema``, the net has them meanwhile, and so do the parameters that are
+            kept as the best. Running averages of batch normalization stay those of training.
         evaluate_every : int, optional
             Evaluate after every so many steps, and after the last; by default after each epoch.
         patience : int, optional
             Stop when so many evaluations in a row have not lowered the validation loss. However
-            training ends, the parameters are then those of the lowest.
+            training ends, the parameters, and the net's running averages, are then those of the
+            lowest.
         resume : bool
             Go on where the file `checkpoint` was written, to the same number of steps as if
             training had not been broken off, and with the same bits; without such a file begin.
@@ -250,7 +254,7 @@ class Trainer(Generic[NetT, OptimizerT]):
         History
             A dict of lists. ``loss``: of each step on its batch, before its update. ``iteration``:
             the steps after which it was evaluated, and for each of these ``validation_loss``,
-            ``validation_accuracy``, which stays empty if the net has none, and the metrics. Its
+            ``validation_accuracy``, which stays empty if there is none, and the metrics. Its
             attributes ``steps`` and ``evaluations`` are tables, with learning rate and time.
 
         Raises
@@ -452,6 +456,8 @@ class Trainer(Generic[NetT, OptimizerT]):
         net, best = saving.state_of("net", self.net), None
         if self._best is not None:
             best = {"loss": float(self._best.loss), "params": _copied(self._best.params)}
+            if self._best.running:
+                best["running"] = _copied(self._best.running)
         return {
             "format": FORMAT,
             "class": type(self).__name__,
@@ -504,7 +510,7 @@ class Trainer(Generic[NetT, OptimizerT]):
             began, waited = (count(each, fit[each]) for each in ("began", "evaluations_since_best"))
             is_stopped = switch("is_stopped", fit["is_stopped"])
             history = History.of_state(fit["history"])
-            best = _best_of_state(fit["best"], self.net.params)
+            best = _best_of_state(fit["best"], self.net)
             current = _pass_of_state(fields["pass"], self._rng)
             if max(began, 0 if current is None else current.began) > counters["iteration"]:
                 raise ValueError("a fit or a pass began after the steps that were taken")
@@ -554,6 +560,7 @@ class Trainer(Generic[NetT, OptimizerT]):
             self._take_back(self._pass)
         if self._best is not None:
             _put(self.net.params, self._best.params)
+            _put(_running(self.net), self._best.running)
 
     def _batches(self, n: int, target: int) -> Iterator[NDArray[np.intp]]:
         """Yield the row numbers of each batch, pass after pass over all rows."""
@@ -612,7 +619,8 @@ class Trainer(Generic[NetT, OptimizerT]):
             numbers["seconds"] = perf_counter() - self._started
             numbers["validation_loss"] = loss
             accuracy = getattr(net, "accuracy", None)
-            if accuracy is not None and "accuracy" not in self.metrics:
+            has_classes = getattr(net, "is_classifier", True)
+            if accuracy is not None and has_classes and "accuracy" not in self.metrics:
                 numbers["validation_accuracy"] = accuracy(x, t)
             for name, metric in self.metrics.items():
                 numbers[f"validation_{name}"] = _checked_metric(name, metric(net, x, t))
@@ -633,7 +641,7 @@ class Trainer(Generic[NetT, OptimizerT]):
     def _look_for_best(self, loss: float, patience: int) -> None:
         """Keep the parameters of the lowest loss, and stop if there was none for a while."""
         if self._is_best(loss):
-            self._best = _Best(loss, _copied(self.net.params))
+            self._best = _Best(loss, _copied(self.net.params), _copied(_running(self.net)))
             self._evaluations_since_best = 0
         else:
             self._evaluations_since_best += 1
@@ -777,6 +785,11 @@ def _copied(params: Mapping[Any, Any]) -> dict[Any, Any]:
     return {key: p.copy() if isinstance(p, np.ndarray) else p for key, p in params.items()}
 
 
+def _running(net: Any) -> dict[str, Any]:
+    """Return what training changes of a net beside its parameters, and evaluation uses."""
+    return net.running if isinstance(net, MultiLayerNet) else {}
+
+
 def _put(params: Any, values: Mapping[Any, Any]) -> None:
     """Write values into parameters: into arrays in place, numbers are replaced."""
     for key, value in values.items():
@@ -793,17 +806,22 @@ _FIELDS_OF_A_FIT = ("began", "is_stopped", "best", "evaluations_since_best", "hi
 _FIELDS_OF_A_PASS = ("n_samples", "batch_size", "shuffles", "began", "rng")
 
 
-def _best_of_state(state: Any, params: Any) -> _Best | None:
+def _best_of_state(state: Any, net: Any) -> _Best | None:
     if state is None:
         return None
-    fields = checked_names("best", state, ("loss", "params"))
-    if not isinstance(fields["params"], dict):
-        raise ValueError(f"best params must be a dict, got {fields['params']!r}")
-    try:
-        saving.checked_params(params, fields["params"], "best params")
-    except KeyError as error:
-        raise ValueError(error.args[0]) from None
-    return _Best(any_number("loss", fields["loss"]), fields["params"])
+    own = {"params": net.params}
+    if _running(net):
+        own["running"] = _running(net)
+    fields = checked_names("best", state, ("loss", *own))
+    for name, arrays in own.items():
+        if not isinstance(fields[name], dict):
+            raise ValueError(f"best {name} must be a dict, got {fields[name]!r}")
+        try:
+            saving.checked_params(arrays, fields[name], f"best {name}")
+        except KeyError as error:
+            raise ValueError(error.args[0]) from None
+    loss = any_number("loss", fields["loss"])
+    return _Best(loss, fields["params"], fields.get("running", {}))
 
 
 def _broken_off_pass(state: Mapping[str, Any]) -> tuple[Any, ...]:

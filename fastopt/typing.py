@@ -16,6 +16,7 @@ __all__ = [
     "EvaluableNet",
     "Grads",
     "Initialization",
+    "Loss",
     "Net",
     "Optimizer",
     "Params",
@@ -35,11 +36,16 @@ Grads = Mapping[Any, Any]
 State = dict[Any, Array]
 """What it keeps between steps, such as `Momentum.v`: an array for each key."""
 
-Activation = Literal["relu", "sigmoid"]
-"""The names of the activations."""
+Activation = Literal[
+    "identity", "relu", "leaky_relu", "sigmoid", "logistic", "tanh", "gelu", "silu"
+]
+"""The names of the activations; "logistic" is another one of "sigmoid"."""
 
 Initialization = Literal["relu", "he", "sigmoid", "xavier"]
 """The names of the standard deviations of initial weights."""
+
+Loss = Literal["softmax", "logistic", "squared_error", "absolute_error", "huber", "poisson"]
+"""The names of the losses."""
 
 
 class SupportsUpdate(Protocol):
@@ -81,7 +87,8 @@ class Net(Protocol):
 class EvaluableNet(Net, Protocol):
     """What a `Trainer` needs of a net for ``fit(…, validation=…)``.
 
-    If it has ``accuracy(x, t)``, too, that is recorded.
+    If it has ``accuracy(x, t)``, too, that is recorded, unless it has an ``is_classifier`` which is
+    False.
     """
 
     def loss(self, x: Any, t: Any, /) -> Any:

@@ -4,7 +4,7 @@
 cimport numpy as cnp
 
 from fastopt.matrix cimport Matrix
-from fastopt.net_jobs cimport NetCall
+from fastopt.net cimport NetCall
 
 # Arrays
 cdef object as_plain(a)
@@ -27,12 +27,20 @@ cdef cnp.ndarray class_indices(t, Py_ssize_t n, Py_ssize_t classes)
 cdef cnp.ndarray as_row_numbers(cnp.ndarray numbers)
 cdef int read_rows(cnp.ndarray numbers, Py_ssize_t n_samples, Py_ssize_t* to) except -1
 
-# Those of a net's call that takes rows by number; labels also of one that takes all (None)
+# Those of a net's call that takes rows by number; targets and weights also of one that takes all
 cdef cnp.ndarray find_samples(
     NetCall* call, cnp.ndarray samples, cnp.ndarray numbers, Py_ssize_t n_samples, Py_ssize_t d,
     int type_num,
 )
-cdef int find_labels(
-    NetCall* call, cnp.ndarray given, cnp.ndarray numbers, Py_ssize_t n_samples,
-    Py_ssize_t classes,
-) except -1
+
+# The range of a loss's targets, and whether they are shares of classes, which sum to 1
+cdef struct Range:
+    double least
+    double largest
+    bint are_shares
+
+cdef Range range_of(str loss)
+cdef cnp.ndarray find_targets(
+    NetCall* call, str loss, Range wanted, cnp.ndarray given, Py_ssize_t n_samples, int type_num,
+)
+cdef int find_weights(NetCall* call, cnp.ndarray given, Py_ssize_t n_samples) except -1

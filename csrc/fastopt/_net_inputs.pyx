@@ -13,15 +13,19 @@ cimport numpy as cnp
 
 from fastopt.matrix cimport Matrix, contiguous
 from fastopt.ndarray cimport PyArrayObject, is_float32_or_64, is_real, is_walkable
-from fastopt.net_jobs cimport NetCall
+from fastopt.net cimport NetCall, Targets
 from libc.limits cimport INT_MAX, LLONG_MIN
+from libc.math cimport INFINITY, NAN
 from libc.string cimport memcpy
 
 import numpy as np
 
+from fastopt import _targets
 from fastopt._contract import name_of
 
 cnp.import_array()
+
+cdef double ROUNDING = _targets.ROUNDING
 
 
 # Arrays.
@@ -318,22 +322,161 @@ cdef int read_labels(
     return 0
 
 
-cdef int find_labels(
-    NetCall* call, cnp.ndarray given, cnp.ndarray numbers, Py_ssize_t n_samples,
-    Py_ssize_t classes,
-) except -1:
-    """Copy the labels of a batch as class indices."""
-    cdef cnp.ndarray labels
+# Targets and sample weights. What is as the jobs want it is taken as it is, or copied by rows; all
+# else goes through fastopt/_targets.py, which converts it, or says what is wrong with it.
+
+cdef Range range_of(str loss):
+    """Return the range of a loss's targets: NaN where there is none, and it takes any number."""
+    least, largest = _targets.RANGES.get(loss, (NAN, NAN))
+    return Range(least, largest, loss == "softmax")
+
+
+cdef cnp.ndarray find_targets(
+    NetCall* call, str loss, Range wanted, cnp.ndarray given, Py_ssize_t n_samples, int type_num,
+):
+    """Describe the targets of a batch: as classes where they are, else as a matrix.
+
+    The array that was described is returned: the caller must hold on to it.
+    """
+    cdef Targets* targets = &call.targets
     if (
-        cnp.PyArray_NDIM(given) == 1
+        wanted.are_shares
+        and cnp.PyArray_NDIM(given) == 1
         and cnp.PyArray_DIM(given, 0) == n_samples
         and cnp.PyArray_ISINTEGER(given)
     ):
-        return read_labels(as_integers(given), call.n, call.rows, classes, call.labels)
-    if numbers is not None and cnp.PyArray_NDIM(given) and (
-        cnp.PyArray_DIM(given, 0) == n_samples
+        given = as_integers(given)
+        read_labels(given, call.n, call.rows, call.outputs, targets.classes)
+        targets.values = NULL
+        return given
+    if not take_values(call, given, n_samples, type_num) or not are_in_range(call, wanted):
+        given = _targets.checked_targets(
+            loss, given, n_samples, call.outputs, cnp.PyArray_DescrFromType(type_num),
+            rows_of(call),
+        )
+        targets.values = <char*> cnp.PyArray_DATA(given)
+    if wanted.are_shares and are_classes(call):
+        targets.values = NULL
+    else:
+        targets.classes = NULL
+    return given
+
+
+cdef bint take_values(
+    NetCall* call, cnp.ndarray given, Py_ssize_t n_samples, int type_num,
+) noexcept:
+    """Describe a matrix of targets, its rows copied if they are taken by number; False if not."""
+    cdef Py_ssize_t size = call.outputs * call.item, i
+    cdef char* data = <char*> cnp.PyArray_DATA(given)
+    cdef int n_dim = cnp.PyArray_NDIM(given)
+    if not (
+        is_walkable(<PyArrayObject*> given, type_num)
+        and cnp.PyArray_IS_C_CONTIGUOUS(given)
+        and 0 < n_dim <= 2
+        and cnp.PyArray_DIM(given, 0) == n_samples
+        and (call.outputs == 1 if n_dim == 1 else cnp.PyArray_DIM(given, 1) == call.outputs)
     ):
-        given, n_samples = take_rows(given, numbers), call.n
-    labels = class_indices(given, n_samples, classes)
-    memcpy(call.labels, cnp.PyArray_DATA(labels), call.n * sizeof(Py_ssize_t))
+        return False
+    if call.rows == NULL:
+        call.targets.values = data
+        return True
+    for i in range(call.n):
+        memcpy(call.targets.values + i * size, data + call.rows[i] * size, size)
+    return True
+
+
+cdef bint are_in_range(const NetCall* call, Range wanted) noexcept:
+    """Tell whether all targets are in the range of a loss; NaN is in none."""
+    cdef Py_ssize_t i, j
+    cdef double t, total
+    if wanted.least != wanted.least:
+        return True
+    for i in range(call.n):
+        total = 0
+        for j in range(i * call.outputs, (i + 1) * call.outputs):
+            t = value_at(call, j)
+            total += t
+            if not wanted.least <= t <= wanted.largest:
+                return False
+        if wanted.are_shares and not -ROUNDING <= total - 1 <= ROUNDING:
+            return False
+    return True
+
+
+cdef bint are_classes(NetCall* call) noexcept:
+    """Tell whether each row of targets holds a single 1, else 0, and write down where."""
+    cdef Py_ssize_t i, j
+    cdef double t
+    for i in range(call.n):
+        call.targets.classes[i] = -1
+        for j in range(call.outputs):
+            t = value_at(call, i * call.outputs + j)
+            if t == 1:
+                call.targets.classes[i] = j
+            elif t != 0:
+                return False
+    return True
+
+
+cdef inline double value_at(const NetCall* call, Py_ssize_t k) noexcept:
+    if call.is_double:
+        return (<const double*> call.targets.values)[k]
+    return (<const float*> call.targets.values)[k]
+
+
+cdef int find_weights(NetCall* call, cnp.ndarray given, Py_ssize_t n_samples) except -1:
+    """Write down by what the losses of the batch's rows are multiplied: shares of their weights.
+
+    Without weights, None, each has the same.
+    """
+    cdef double* factors = call.targets.factors
+    cdef Py_ssize_t i
+    cdef double total
+    if given is None:
+        for i in range(call.n):
+            factors[i] = 1.0 / call.n
+        return 0
+    total = take_weights(call, given, n_samples)
+    if not 0 < total < INFINITY:
+        given = _targets.checked_weights(given, n_samples, rows_of(call))
+        memcpy(factors, cnp.PyArray_DATA(given), call.n * sizeof(double))
+        total = sum_of(call.n, factors)
+    for i in range(call.n):
+        factors[i] /= total
     return 0
+
+
+cdef double take_weights(NetCall* call, cnp.ndarray given, Py_ssize_t n_samples) noexcept:
+    """Copy the weights of a batch and return their sum; NaN if they are not as they must be."""
+    cdef Py_ssize_t i, stride
+    cdef double* factors = call.targets.factors
+    cdef const char* data = <const char*> cnp.PyArray_DATA(given)
+    if not (
+        cnp.PyArray_NDIM(given) == 1
+        and cnp.PyArray_DIM(given, 0) == n_samples
+        and is_walkable(<PyArrayObject*> given, cnp.NPY_FLOAT64)
+    ):
+        return NAN
+    stride = cnp.PyArray_STRIDE(given, 0)
+    for i in range(call.n):
+        factors[i] = (<const double*> (data + stride * (i if call.rows == NULL else call.rows[i])))[0]
+        if not 0 <= factors[i] < INFINITY:
+            return NAN
+    return sum_of(call.n, factors)
+
+
+cdef double sum_of(Py_ssize_t n, const double* x) noexcept:
+    cdef Py_ssize_t i
+    cdef double total = 0
+    for i in range(n):
+        total += x[i]
+    return total
+
+
+cdef object rows_of(const NetCall* call):
+    """Return the row numbers of a batch as an array, or None if it is all rows."""
+    if call.rows == NULL:
+        return None
+    rows = np.empty(call.n, np.intp)
+    memcpy(cnp.PyArray_DATA(<cnp.ndarray> rows), call.rows, call.n * sizeof(Py_ssize_t))
+    return rows

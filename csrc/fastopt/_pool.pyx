@@ -32,7 +32,9 @@ from fastopt.atomic cimport (
     store_release,
 )
 from fastopt.float_mode cimport float_mode, get_float_mode, set_float_mode
-from fastopt.memory cimport CACHE_LINE
+from fastopt.memory cimport CACHE_LINE, padded
+from libc.stdlib cimport malloc
+from libc.string cimport memcpy, memset
 
 import os
 
@@ -62,8 +64,9 @@ cdef struct Range:
 
 cdef struct PhaseState:
     shared_int left       # jobs that are not done
-    PyThread_type_lock gate   # held until `left` is 0; of the last phase never opened
-    char[CACHE_LINE - 16] padding
+    shared_int is_over    # whether all are, and what follows them
+    PyThread_type_lock gate   # held until then; of the last phase never opened
+    char[CACHE_LINE - 24] padding
     Range[MAX_THREADS] ranges
 
 cdef struct Worker:
@@ -75,12 +78,12 @@ cdef struct Worker:
 cdef shared_int busy = 0
 cdef const Phase* phases = NULL
 cdef int n_phases = 0
-cdef void* context = NULL
 cdef float_mode callers_mode = 0
 cdef int n_ranges = 0
 cdef bint stay = False
 cdef shared_int n_lingering = 0
-cdef PhaseState[MAX_PHASES] states
+cdef PhaseState* states = NULL  # as many as the longest call had phases
+cdef int n_states = 0
 cdef Worker[MAX_THREADS] workers
 cdef shared_int n_workers = 0  # started; only ever grows, but in a forked child
 
@@ -91,12 +94,15 @@ cdef int threads_of_a_call() noexcept:
     return <int> load_acquire(&n_threads)
 
 
-cdef int claim(int most) noexcept:
+cdef int claim(int most, int n_phases) noexcept:
     """Take the pool, starting workers that are missing; return the number of threads, or 1."""
     cdef int n, wanted = min(threads_of_a_call(), most)
     if wanted <= 1 or exchange_acquire(&busy, 1):
         return 1
-    while has_gates() and n_workers < wanted - 1 and start_worker():
+    if not has_states(n_phases):
+        store_release(&busy, 0)
+        return 1
+    while n_workers < wanted - 1 and start_worker():
         pass
     n = min(wanted, <int> n_workers + 1)
     if n == 1:
@@ -104,10 +110,24 @@ cdef int claim(int most) noexcept:
     return n
 
 
-cdef bint has_gates() noexcept:
-    """Make the gates between the phases, closed; False if the system has no more locks."""
+cdef bint has_states(int n_phases) noexcept:
+    """Make room for so many phases, their gates closed; False if the system has no more of it.
+
+    What there was is left where it is, and not freed: it is little, and a forked child may see it.
+    """
+    global states, n_states
+    cdef PhaseState* more
     cdef int k
-    for k in range(MAX_PHASES):
+    if n_states < n_phases:
+        more = <PhaseState*> malloc(n_phases * sizeof(PhaseState) + CACHE_LINE)
+        if more == NULL:
+            return False
+        more = <PhaseState*> padded(<size_t> more)
+        memset(more, 0, n_phases * sizeof(PhaseState))
+        if n_states > 0:
+            memcpy(more, states, n_states * sizeof(PhaseState))
+        states, n_states = more, n_phases
+    for k in range(n_phases):
         if not is_made(&states[k].gate):
             return False
     return True
@@ -190,16 +210,25 @@ cdef void work_on_phase(int phase, int own) noexcept nogil:
             job = add_relaxed(&taken.next, 1)
             if job >= taken.end:
                 break
-            phases[phase].function(context, <Py_ssize_t> job, own)
-            if count_down(&state.left) == 0 and phase + 1 < n_phases:
-                PyThread_release_lock(state.gate)
+            phases[phase].function(phases[phase].context, <Py_ssize_t> job, own)
+            if count_down(&state.left) == 0:
+                end_phase(phase)
+
+
+cdef void end_phase(int phase) noexcept nogil:
+    """Do what follows all jobs of a phase, and let the others go on to the next."""
+    if phases[phase].finish != NULL:
+        phases[phase].finish(phases[phase].context)
+    store_release(&states[phase].is_over, 1)
+    if phase + 1 < n_phases:
+        PyThread_release_lock(states[phase].gate)
 
 
 cdef void wait_for_phase(PhaseState* state) noexcept nogil:
-    """Wait until every job of a phase is done."""
+    """Wait until all of a phase is done."""
     cdef int _try
     for _try in range(PHASE_SPINS):
-        if load_acquire(&state.left) == 0:
+        if load_acquire(&state.is_over):
             return
         pause()
     PyThread_acquire_lock(state.gate, WAIT_LOCK)  # and on to the next who waits
@@ -207,15 +236,15 @@ cdef void wait_for_phase(PhaseState* state) noexcept nogil:
 
 
 cdef void run(
-    int threads, void* job_context, const Phase* run_phases, int n_run_phases, bint workers_stay,
+    int threads, const Phase* run_phases, int n_run_phases, bint workers_stay,
 ) noexcept nogil:
     """Run the phases on the threads that `claim` gave, and give the pool back."""
     global stay
     cdef int k
     if threads == 1:
-        run_alone(job_context, run_phases, n_run_phases)
+        run_alone(run_phases, n_run_phases)
         return
-    share_out(threads, job_context, run_phases, n_run_phases)
+    share_out(threads, run_phases, n_run_phases)
     stay = workers_stay
     for k in range(threads - 1):
         PyThread_release_lock(workers[k].wake)
@@ -228,29 +257,29 @@ cdef void run(
     store_release(&busy, 0)
 
 
-cdef void run_alone(void* job_context, const Phase* run_phases, int n_run_phases) noexcept nogil:
+cdef void run_alone(const Phase* run_phases, int n_run_phases) noexcept nogil:
     cdef int k
     cdef Py_ssize_t job
     for k in range(n_run_phases):
         for job in range(run_phases[k].n_jobs):
-            run_phases[k].function(job_context, job, 0)
+            run_phases[k].function(run_phases[k].context, job, 0)
+        if run_phases[k].finish != NULL:
+            run_phases[k].finish(run_phases[k].context)
 
 
-cdef void share_out(
-    int threads, void* job_context, const Phase* run_phases, int n_run_phases,
-) noexcept nogil:
+cdef void share_out(int threads, const Phase* run_phases, int n_run_phases) noexcept nogil:
     """Write down what the workers will read, a range of each phase's jobs for each thread.
 
     A phase whose jobs are taken in order has them all in the first range.
     """
-    global phases, n_phases, context, n_ranges, callers_mode
+    global phases, n_phases, n_ranges, callers_mode
     cdef int k, t
     cdef Py_ssize_t n_jobs
     callers_mode = get_float_mode()
-    phases, n_phases, context, n_ranges = run_phases, n_run_phases, job_context, threads
+    phases, n_phases, n_ranges = run_phases, n_run_phases, threads
     for k in range(n_phases):
         n_jobs = phases[k].n_jobs
-        states[k].left = n_jobs
+        states[k].left, states[k].is_over = n_jobs, 0
         for t in range(threads):
             states[k].ranges[t].next = n_jobs * t // threads
             states[k].ranges[t].end = n_jobs * (t + 1) // threads
@@ -273,7 +302,7 @@ def after_fork():
     cdef int k
     for k in range(MAX_THREADS):
         workers[k].wake = workers[k].done = NULL
-    for k in range(MAX_PHASES):
+    for k in range(n_states):
         states[k].gate = NULL
     store_release(&n_workers, 0)
     store_release(&n_lingering, 0)

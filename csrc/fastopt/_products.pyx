@@ -97,14 +97,14 @@ cdef int threads_for(double operations) noexcept:
 
 
 cdef void run_products(
-    double operations, int n_threads, void* context, const Phase* phases, int n_phases,
+    double operations, int n_threads, const Phase* phases, int n_phases,
 ) noexcept:
     # At most as many threads as the work was cut for: others would have no scratch memory.
     enter_products()
-    n_threads = claim(n_threads) if n_threads > 1 else 1
+    n_threads = claim(n_threads, n_phases) if n_threads > 1 else 1
     if operations < GIL_OPERATIONS:
-        run(n_threads, context, phases, n_phases, True)
+        run(n_threads, phases, n_phases, True)
     else:
         with nogil:
-            run(n_threads, context, phases, n_phases, True)
+            run(n_threads, phases, n_phases, True)
     leave_products()

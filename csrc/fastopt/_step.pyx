@@ -643,7 +643,7 @@ cdef class Stepper:
         if not entries.owns_references:
             entries.own()
         entries.pack_gradients(self.work.sum != NO_SUM)
-        phase = Phase(measure_block, self.cut_blocks(), False)
+        phase = Phase(measure_block, &self.work, self.cut_blocks(), False, NULL)
         self.work.blocks = self.blocks
         if phase.n_jobs > 0:
             self.run_jobs(&phase, self.bytes_measured(), mode, False)
@@ -779,7 +779,7 @@ cdef class Stepper:
             return 0
         if not self.entries.owns_references:
             self.entries.own()
-        phase = Phase(run_job, self.n_jobs, False)
+        phase = Phase(run_job, &self.work, self.n_jobs, False, NULL)
         self.run_jobs(&phase, self.bytes_moved, mode, self.work.sum == NO_SUM)
         return 0
 
@@ -793,14 +793,14 @@ cdef class Stepper:
         if phase.n_jobs > 1 and bytes_moved >= (
             AWAKE_THREADING_BYTES if is_awake else THREADING_BYTES
         ):
-            n_threads = claim(threads_of_a_call())
+            n_threads = claim(threads_of_a_call(), 1)
         with nogil:
             if n_threads == 1 and (or_all or phase.n_jobs == 0):
                 self.run_all(mode)
             else:
                 before = get_float_mode()
                 set_float_mode(mode)  # the workers take it over
-                run(n_threads, &self.work, phase, 1, is_awake)
+                run(n_threads, phase, 1, is_awake)
                 set_float_mode(before)
         return 0
 

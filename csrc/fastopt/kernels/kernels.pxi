@@ -1,29 +1,41 @@
-# The table of kernels of one instruction set: every rule, every pass and the matrix products, each
+# The table of kernels of one instruction set: every rule, a net's jobs and the matrix products, each
 # at every dtype, handed in a capsule to the modules that call them. No arrays and no functions that
 # Python sees belong here: this text is compiled once for each instruction set, and only arithmetic
 # may depend on it.
 
 from cpython.pycapsule cimport PyCapsule_New
 from fastopt.kernels.table cimport (
+    MAX_ACTIVATIONS,
     MAX_COEFFICIENTS,
+    MAX_LOSSES,
     MAX_OPERANDS,
     MAX_RULES,
+    ActivationRow,
     Bare,
     Gradients32,
     Gradients64,
     Kernels32,
     Kernels64,
     KernelTable,
-    Passes32,
-    Passes64,
+    LossRow,
+    NetJobs,
     Products,
     Rule,
     WithAverage,
     WithOptions,
+    activate32,
+    activate64,
+    activate_backward32,
+    activate_backward64,
+    losses32,
+    losses64,
+    losses_backward32,
+    losses_backward64,
     product32,
     product64,
     product_scratch,
 )
+from fastopt.matrix cimport Matrix
 
 cdef extern from "fastopt/kernels/products.h":
     # NULL where this instruction set has none
@@ -66,7 +78,9 @@ cdef int count_names(const char* names) noexcept:
 include "options.pxi"
 include "rules.pxi"
 include "gradients.pxi"
+include "functions.pxi"
 include "passes.pxi"
+include "net_jobs.pxi"
 
 kernel_table.gradients32 = Gradients32(
     add[float], clear[float], sum_of_squares[float], is_finite[float]
@@ -74,14 +88,13 @@ kernel_table.gradients32 = Gradients32(
 kernel_table.gradients64 = Gradients64(
     add[double], clear[double], sum_of_squares[double], is_finite[double]
 )
-kernel_table.float32 = Passes32(
-    activate[float], activate_backward[float], softmax_loss[float], softmax_loss_backward[float],
-    sum_rows[float], add_scaled[float], squares[float],
+kernel_table.net32 = NetJobs(
+    rows32, slab32, join_moments32, take_running_averages32, join_norm_sums32
 )
-kernel_table.float64 = Passes64(
-    activate[double], activate_backward[double], softmax_loss[double],
-    softmax_loss_backward[double], sum_rows[double], add_scaled[double], squares[double],
+kernel_table.net64 = NetJobs(
+    rows64, slab64, join_moments64, take_running_averages64, join_norm_sums64
 )
+kernel_table.squares_float, kernel_table.squares_double = squares[float], squares[double]
 kernel_table.products = Products(
     product_float, product_double, product_scratch_float, product_scratch_double
 )

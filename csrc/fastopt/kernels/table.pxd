@@ -1,6 +1,8 @@
 # The types of a table of kernels: shared by the modules that fill one and those that call through
 # it. No code belongs here.
 
+from fastopt._pool cimport finish_function, job_function
+
 # The variants of a rule, as types: Cython compiles its text once for each
 cdef struct Bare:
     char nothing
@@ -66,51 +68,61 @@ cdef struct Gradients64:
     double (*sum_of_squares)(Py_ssize_t, const double*, const double*) noexcept nogil
     bint (*is_finite)(Py_ssize_t, const double*) noexcept nogil
 
+# Activations over n contiguous numbers: what selects the type, n, x and f(x); or n, what was kept of
+# forward, and the gradient that is multiplied with f'
+ctypedef void (*activate32)(const void*, Py_ssize_t, const float*, float*) noexcept nogil
+ctypedef void (*activate64)(const void*, Py_ssize_t, const double*, double*) noexcept nogil
+ctypedef void (*activate_backward32)(const void*, Py_ssize_t, const float*, float*) noexcept nogil
+ctypedef void (*activate_backward64)(
+    const void*, Py_ssize_t, const double*, double*
+) noexcept nogil
+
+cdef struct ActivationRow:
+    const char* name
+    bint told_from_input  # its derivative, from x; else from f(x)
+    activate32 forward32
+    activate64 forward64
+    activate_backward32 backward32
+    activate_backward64 backward64
+
+# Losses over n rows of m outputs: what selects the type, n, m, classes or a matrix of targets (or
+# neither), scores that become predictions, losses; or n, m, targets, factors of the rows, and
+# predictions that become a gradient
+ctypedef void (*losses32)(
+    const void*, Py_ssize_t, Py_ssize_t, const Py_ssize_t*, const float*, float*, double*
+) noexcept nogil
+ctypedef void (*losses64)(
+    const void*, Py_ssize_t, Py_ssize_t, const Py_ssize_t*, const double*, double*, double*
+) noexcept nogil
+ctypedef void (*losses_backward32)(
+    const void*, Py_ssize_t, Py_ssize_t, const Py_ssize_t*, const float*, const double*, float*
+) noexcept nogil
+ctypedef void (*losses_backward64)(
+    const void*, Py_ssize_t, Py_ssize_t, const Py_ssize_t*, const double*, const double*, double*
+) noexcept nogil
+
+cdef struct LossRow:
+    const char* name
+    losses32 forward32
+    losses64 forward64
+    losses_backward32 backward32
+    losses_backward64 backward64
+
 cdef enum:
-    # kinds of activations
-    LINEAR = 0
-    RELU = 1
-    SIGMOID = 2
+    MAX_ACTIVATIONS = 32
+    MAX_LOSSES = 32
 
-cdef struct Passes32:
-    # what passes.pxi defines, for float32
-    void (*activate)(int, Py_ssize_t, Py_ssize_t, const float*, float*) noexcept nogil
-    void (*activate_backward)(
-        int, Py_ssize_t, Py_ssize_t, const float*, float*, float*
-    ) noexcept nogil
-    void (*softmax_loss)(
-        Py_ssize_t, Py_ssize_t, const Py_ssize_t*, float*, double*
-    ) noexcept nogil
-    void (*softmax_loss_backward)(
-        Py_ssize_t, Py_ssize_t, const Py_ssize_t*, double, float*, float*
-    ) noexcept nogil
-    void (*sum_rows)(
-        Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, Py_ssize_t, float*
-    ) noexcept nogil
-    void (*add_scaled)(
-        Py_ssize_t, Py_ssize_t, double, const float*, Py_ssize_t, Py_ssize_t, float*
-    ) noexcept nogil
-    double (*squares)(Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t) noexcept nogil
+cdef struct NetJobs:
+    # what net_jobs.pxi defines, for one dtype; the context of all is a Stage (net.pxd)
+    job_function rows
+    job_function slab
+    finish_function join_moments
+    finish_function take_running_averages  # in their place, before a call that does not train
+    finish_function join_norm_sums
 
-cdef struct Passes64:
-    # and for float64
-    void (*activate)(int, Py_ssize_t, Py_ssize_t, const double*, double*) noexcept nogil
-    void (*activate_backward)(
-        int, Py_ssize_t, Py_ssize_t, const double*, double*, double*
-    ) noexcept nogil
-    void (*softmax_loss)(
-        Py_ssize_t, Py_ssize_t, const Py_ssize_t*, double*, double*
-    ) noexcept nogil
-    void (*softmax_loss_backward)(
-        Py_ssize_t, Py_ssize_t, const Py_ssize_t*, double, double*, double*
-    ) noexcept nogil
-    void (*sum_rows)(
-        Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t, Py_ssize_t, double*
-    ) noexcept nogil
-    void (*add_scaled)(
-        Py_ssize_t, Py_ssize_t, double, const double*, Py_ssize_t, Py_ssize_t, double*
-    ) noexcept nogil
-    double (*squares)(Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t) noexcept nogil
+# The sum of the squares of n rows of m numbers, at a distance in elements
+ctypedef double (*squares32)(Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t) noexcept nogil
+ctypedef double (*squares64)(Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t) noexcept nogil
 
 # c := op(a)·op(b) for row-major matrices: whether a and b are transposed, m, n, k, a, lda, b, ldb,
 # c, ldc, and scratch memory
@@ -137,6 +149,12 @@ cdef struct KernelTable:
     Rule[MAX_RULES] rules
     Gradients32 gradients32
     Gradients64 gradients64
-    Passes32 float32
-    Passes64 float64
+    int n_activations
+    ActivationRow[MAX_ACTIVATIONS] activations
+    int n_losses
+    LossRow[MAX_LOSSES] losses
+    NetJobs net32
+    NetJobs net64
+    squares32 squares_float
+    squares64 squares_double
     Products products

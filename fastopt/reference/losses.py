@@ -1,0 +1,142 @@
+"""The losses in NumPy: of each sample, and by its scores; and what is computed from a net's scores.
+
+Targets and weights come checked, from `fastopt._targets`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastopt._targets import checked_targets
+
+__all__ = [
+    "MeanLoss", "as_real", "count_correct", "loss_and_slopes", "predictions", "sigmoid", "softmax",
+    "sum_of_squares",
+]  # fmt: skip
+
+Array = NDArray[Any]
+
+
+def as_real(name: str, x: ArrayLike) -> Array:
+    """Return `x` as an array, float32 or float64; other real dtypes become float64."""
+    x = np.asarray(x)
+    if x.dtype.kind not in "fiub":
+        raise TypeError(f"{name} must be real numbers, got dtype {x.dtype}")
+    dtype = x.dtype.type if x.dtype.type in (np.float32, np.float64) else np.float64
+    return x.astype(dtype, copy=False)
+
+
+def sigmoid(x: Array) -> Array:
+    """Return 1 / (1 + exp(-x)); for a large -x that is 1 / (1 + ∞) = 0."""
+    one = x.dtype.type(1)
+    with np.errstate(over="ignore"):
+        return np.asarray(one / (one + np.exp(-x)))
+
+
+def softmax(h: Array) -> Array:
+    """Return exp h / Σ exp h of each row; its largest score is subtracted, so none is too large."""
+    with np.errstate(all="ignore"):  # NaN and infinity come unannounced
+        e = np.exp(h - h.max(axis=1, keepdims=True))
+        return np.asarray(e / e.sum(axis=1, keepdims=True))
+
+
+# What a loss is for each score h with its target t, and the derivative by h
+
+
+def _logistic(h: Array, t: Array) -> tuple[Array, Array]:
+    # log(1 + exp h) is h + log(1 + exp -h), too: with either sign no exp is too large
+    return np.maximum(h, 0) - t * h + np.log1p(np.exp(-np.abs(h))), sigmoid(h) - t
+
+
+def _squared_error(h: Array, t: Array) -> tuple[Array, Array]:
+    return 0.5 * (h - t) ** 2, h - t
+
+
+def _absolute_error(h: Array, t: Array) -> tuple[Array, Array]:
+    return np.abs(h - t), np.sign(h - t)
+
+
+def _huber(h: Array, t: Array) -> tuple[Array, Array]:
+    distance = np.abs(h - t)
+    return np.where(distance < 1, 0.5 * (h - t) ** 2, distance - 0.5), np.clip(h - t, -1, 1)
+
+
+def _poisson(h: Array, t: Array) -> tuple[Array, Array]:
+    return np.exp(h) - t * h, np.exp(h) - t
+
+
+def _softmax(h: Array, t: Array) -> tuple[Array, Array]:
+    """Return t·(log Σ exp h - h), of which the sum over classes is the loss; rows of t sum to 1."""
+    shifted = h - h.max(axis=1, keepdims=True)
+    log_sum = np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return np.where(t > 0, t * (log_sum - shifted), 0 * log_sum), softmax(h) - t
+
+
+# name → the function, and whether a sample's loss is the mean over outputs, else their sum
+_LOSSES: dict[str, tuple[Callable[[Array, Array], tuple[Array, Array]], bool]] = {
+    "softmax": (_softmax, False),
+    "logistic": (_logistic, False),
+    "squared_error": (_squared_error, True),
+    "absolute_error": (_absolute_error, True),
+    "huber": (_huber, True),
+    "poisson": (_poisson, True),
+}
+
+
+def loss_and_slopes(name: str, h: Array, t: Array) -> tuple[NDArray[np.float64], Array]:
+    """Return the loss of each sample, (N,), and its derivatives by the scores, (N, C)."""
+    of_pair, is_mean = _LOSSES[name]
+    with np.errstate(all="ignore"):
+        losses, slopes = of_pair(h.astype(np.float64), t.astype(np.float64))
+        share = 1 / h.shape[1] if is_mean else 1.0
+        return losses.sum(axis=1) * share, slopes * share
+
+
+class MeanLoss:
+    """The last layer of a net: the mean of the samples' losses, Σw·l / Σw with weights."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._dx: Array | None = None
+
+    def forward(self, h: Array, t: Array, weights: NDArray[np.float64] | None = None) -> float:
+        """Return the loss of scores h and targets t, both (N, C), and weights (N,)."""
+        losses, slopes = loss_and_slopes(self.name, h, t)
+        if weights is None:
+            weights = np.ones(len(h))
+        counts, shares = weights > 0, weights / weights.sum()
+        with np.errstate(all="ignore"):  # what doesn't count may be NaN or infinite
+            dx = np.where(counts[:, np.newaxis], shares[:, np.newaxis] * slopes, 0)
+            self._dx = dx.astype(h.dtype)
+            return float(np.sum(np.where(counts, shares * losses, 0)))
+
+    def backward(self) -> Array:
+        """Return the gradient with respect to the scores, (N, C)."""
+        assert self._dx is not None, "forward comes first"
+        return self._dx
+
+
+def predictions(name: str, h: Array) -> Array:
+    """Return what scores say of the targets: probabilities, rates, or the scores themselves."""
+    with np.errstate(all="ignore"):
+        if name == "softmax":
+            return softmax(h)
+        if name == "logistic":
+            return sigmoid(h)
+        return np.exp(h) if name == "poisson" else h.copy()
+
+
+def count_correct(scores: Array, t: ArrayLike) -> int:
+    """Return how many rows of the scores (N, C) have their largest entry at the label."""
+    n, classes = scores.shape
+    labels = checked_targets("softmax", t, n, classes, scores.dtype).argmax(axis=1)
+    return int(np.sum(scores.argmax(axis=1) == labels))
+
+
+def sum_of_squares(W: Array) -> float:
+    """Return ΣW², summed in float64."""
+    return float(np.sum(np.square(W, dtype=np.float64)))

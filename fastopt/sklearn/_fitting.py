@@ -23,7 +23,7 @@ from sklearn.utils.multiclass import unique_labels
 from sklearn.utils.optimize import _check_optimize_result
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
-from fastopt import _net
+from fastopt import _layers
 from fastopt._progress import loss_bar
 from fastopt.sklearn._callbacks import CallbackSupportMixin, Epochs
 from fastopt.sklearn._objective import Objective, mean_loss, packed_like
@@ -440,7 +440,7 @@ class Validation:
         elif network.loss == "logistic":
             measure, true, given = accuracy_score, self._y, scores > 0
         else:
-            measure, true, given = r2_score, self._y, _net.predictions(network.loss, scores)
+            measure, true, given = r2_score, self._y, _layers.predictions(network.loss, scores)
             if not np.isfinite(given).all():
                 return math.nan
         return float(measure(true, given, sample_weight=samples.weights))

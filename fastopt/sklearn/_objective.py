@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import xlogy
 
-from fastopt import _net
+from fastopt import _layers
 from fastopt.sklearn._samples import Samples, predict
 
 __all__ = ["Objective", "is_log_loss", "mean_loss", "packed_like"]
@@ -97,7 +97,7 @@ class Objective:
     def _penalty(self, weight: float) -> float:
         if self.alpha == 0:
             return 0.0
-        return 0.5 * self.alpha * sum(map(_net.sum_of_squares, self._penalized)) / weight
+        return 0.5 * self.alpha * sum(map(_layers.sum_of_squares, self._penalized)) / weight
 
     def _clipped(
         self, x: Array, t: Array, numbers: Array | None, weights: Array | None
@@ -106,7 +106,7 @@ class Objective:
         if numbers is not None:
             x, t = x[numbers], t[numbers]
             weights = None if weights is None else weights[numbers]
-        given = _net.predictions(self.network.loss, self.network.predict(self.params, x))
+        given = _layers.predictions(self.network.loss, self.network.predict(self.params, x))
         if self.network.loss == "softmax":
             right = np.take_along_axis(given, t[:, np.newaxis], axis=1)
         else:

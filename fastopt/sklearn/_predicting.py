@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from fastopt import _net
+from fastopt import _layers, _net
 from fastopt.sklearn._samples import predict
 
 __all__ = ["ACTIVATIONS", "RUNNING", "Lists", "Predicting", "lists_of"]
@@ -58,8 +58,8 @@ class Predicting(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         if name == "identity":
             return scores
         if name in _LOSSES:
-            return _net.predictions(_LOSSES[name], scores)
-        return _net.activation_forward(_AS_NETS_SAY.get(name, name), scores)[0]
+            return _layers.predictions(_LOSSES[name], scores)
+        return _layers.activation_forward(_AS_NETS_SAY.get(name, name), scores)[0]
 
     def _needs_no_checks(self, X: Any) -> bool:
         """Tell of an array that `validate_data` would return as it is.
@@ -155,8 +155,8 @@ class Predicting(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         values = predict(self._network(inner, _OTHER_LOSS), inner, X)
         if norm[0] is not None:
             running = [getattr(self, name)[-1] for name in RUNNING.values()]
-            values, _ = _net.batchnorm_forward(values, *norm, *running, False)
-        return _net.activation_forward(_AS_NETS_SAY.get(self.activation, self.activation), values)[0]
+            values, _ = _layers.batchnorm_forward(values, *norm, *running, False)
+        return _layers.activation_forward(_AS_NETS_SAY.get(self.activation, self.activation), values)[0]
 
     @property
     def _n_features_out(self) -> int:

@@ -1,12 +1,12 @@
 # The public classes: their parameters, documentation, and what only one of the two does.
 # What both do is in _fitting.py and _predicting.py.
 #
-# Both are scikit-learn's own classes, too. So what takes those takes these; parameters out of range,
-# classes and features that don't fit, and a call too early are refused in the words of the
+# Both are scikit-learn's own classes, too. So what takes those takes these; parameters out of
+# range, classes and features that don't fit, and a call too early are refused in the words of the
 # scikit-learn that is installed; tags, metadata routing, repr and HTML are its own. What trains and
-# predicts is fastopt's. Private names of scikit-learn's that are used, all the same from 1.6 to 1.9:
-# of the classes `_parameter_constraints`, `_check_solver`, `_validate_input`, `_initialize` (the
-# first parameters, in its order of random draws), `_forward_pass_fast` (which its `predict` and
+# predicts is fastopt's. Private names of scikit-learn's that are used, the same from 1.6 to 1.9: of
+# the classes `_parameter_constraints`, `_check_solver`, `_validate_input`, `_initialize` (the first
+# parameters, in its order of random draws), `_forward_pass_fast` (which its `predict` and
 # `predict_proba` call), `_label_binarizer` and `_random_state`; of its modules `_fit_context`,
 # `_param_validation`, `_check_sample_weight`, `_check_partial_fit_first_call` and
 # `_check_optimize_result`. Methods whose arguments differ between versions are not among them.
@@ -18,17 +18,23 @@
 from __future__ import annotations
 
 from numbers import Real
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn import neural_network
-from sklearn.base import _fit_context
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
-from sklearn.utils.metaestimators import available_if
-from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target
-from sklearn.preprocessing import LabelBinarizer
-from sklearn.utils.validation import check_is_fitted
+
+try:
+    from sklearn import neural_network
+    from sklearn.base import _fit_context
+    from sklearn.preprocessing import LabelBinarizer
+    from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+    from sklearn.utils.metaestimators import available_if
+    from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target
+    from sklearn.utils.validation import validate_data as _since_1_6  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "fastopt.sklearn needs scikit-learn 1.6 or later: pip install 'fastopt[sklearn]'"
+    ) from error
 
 from fastopt.sklearn._documentation import documented
 from fastopt.sklearn._fitting import Fitting
@@ -49,7 +55,7 @@ _MORE_CONSTRAINTS: dict[str, list[Any]] = {
 
 
 @documented
-class MLPClassifier(Fitting, neural_network.MLPClassifier):  # type: ignore[misc]
+class MLPClassifier(Fitting, neural_network.MLPClassifier):
     """Classifier: a fully connected net that minimizes the log loss.
 
     It takes the place of `sklearn.neural_network.MLPClassifier`: exchange the import.
@@ -58,7 +64,7 @@ class MLPClassifier(Fitting, neural_network.MLPClassifier):  # type: ignore[misc
     ----------
     {parameters}
     class_weight : dict, list of dicts or 'balanced', optional
-        What the weights of samples are multiplied with, by class: ``{{label: weight}}``, of several
+        What the weights of samples are multiplied with, by class: ``{label: weight}``, of several
         labels a list of these; 'balanced' weighs classes by the inverse of how many samples they
         have. It counts as a `sample_weight` would.
 
@@ -82,7 +88,11 @@ class MLPClassifier(Fitting, neural_network.MLPClassifier):  # type: ignore[misc
     >>> from sklearn.datasets import load_iris
     >>> from fastopt.sklearn import MLPClassifier
     >>> X, y = load_iris(return_X_y=True)
-    >>> model = MLPClassifier((16,), optimizer="nadam", max_iter=50, tol=0, random_state=0)
+    >>> model = MLPClassifier((16,), optimizer="adamw", learning_rate_init=0.05, random_state=0)
+    >>> model.fit(X, y).score(X, y) > 0.95
+    True
+    >>> model.predict_proba(X[:2]).shape, model.transform(X[:2]).shape
+    ((2, 3), (2, 16))
     """
 
     _parameter_constraints: dict[str, list[Any]] = {
@@ -178,7 +188,8 @@ class MLPClassifier(Fitting, neural_network.MLPClassifier):  # type: ignore[misc
         if _check_partial_fit_first_call(self, classes):
             is_multilabel = type_of_target(y).startswith("multilabel")
             self._label_binarizer = LabelBinarizer().fit(y if is_multilabel else classes)
-        return self._train(X, y, sample_weight, None, incremental=True)
+        self._train(X, y, sample_weight, None, incremental=True)
+        return self
 
     def predict(self, X: Any) -> Any:
         """Return the classes.
@@ -217,8 +228,8 @@ class MLPClassifier(Fitting, neural_network.MLPClassifier):  # type: ignore[misc
             In the order of `classes_`; of several labels that of each.
         """
         if not self._needs_no_checks(X):
-            return super().predict_proba(X)
-        given = self._forward_pass_fast(X, check_input=False)
+            return super().predict_proba(X)  # type: ignore[no-any-return]
+        given: Array = self._forward_pass_fast(X, check_input=False)
         if self.n_outputs_ != 1:
             return given
         both = np.empty((len(X), 2), given.dtype)
@@ -239,11 +250,11 @@ class MLPClassifier(Fitting, neural_network.MLPClassifier):  # type: ignore[misc
         array (n_samples, n_classes)
             -inf where a probability is 0.
         """
-        return super().predict_log_proba(X)
+        return super().predict_log_proba(X)  # type: ignore[no-any-return]
 
 
 @documented
-class MLPRegressor(Fitting, neural_network.MLPRegressor):  # type: ignore[misc]
+class MLPRegressor(Fitting, neural_network.MLPRegressor):
     """Regressor: a fully connected net that minimizes a loss of one or several numbers.
 
     It takes the place of `sklearn.neural_network.MLPRegressor`: exchange the import.
@@ -272,7 +283,12 @@ class MLPRegressor(Fitting, neural_network.MLPRegressor):  # type: ignore[misc]
 
     Examples
     --------
-    >>> import numpy as np
+    >>> from sklearn.datasets import load_diabetes
+    >>> from fastopt.sklearn import MLPRegressor
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> model = MLPRegressor("huber", (32,), learning_rate_init=0.03, random_state=0)
+    >>> model.fit(X, y / y.std()).score(X, y / y.std()) > 0.5
+    True
     """
 
     _parameter_constraints: dict[str, list[Any]] = {
@@ -361,7 +377,8 @@ class MLPRegressor(Fitting, neural_network.MLPRegressor):  # type: ignore[misc]
         MLPRegressor
             Itself.
         """
-        return self._train(X, y, sample_weight, None, incremental=True)
+        self._train(X, y, sample_weight, None, incremental=True)
+        return self
 
     def predict(self, X: Any) -> Array:
         """Return the predicted numbers.
@@ -377,6 +394,6 @@ class MLPRegressor(Fitting, neural_network.MLPRegressor):  # type: ignore[misc]
             Of the loss 'poisson' the exponential of the net's output.
         """
         if not self._needs_no_checks(X):
-            return super().predict(X)
+            return super().predict(X)  # type: ignore[no-any-return]
         given = self._forward_pass_fast(X, check_input=False)
         return given[:, 0] if given.shape[1] == 1 else given

@@ -32,7 +32,8 @@ class Epochs:
 
     def __init__(self, estimator: Any, X: Any, y: Any) -> None:
         self._told = {"estimator": estimator, "X": X, "y": y}
-        self._fit = self._epoch = None
+        self._fit: Any = None
+        self._epoch: Any = None
         if getattr(estimator, "_skl_callbacks", None):
             self._fit = estimator._init_callback_context(max_subtasks=estimator.max_iter)
             self._fit.call_on_fit_task_begin(**self._told)

@@ -34,13 +34,28 @@ from fastopt.sklearn._solvers import Descent, is_shown, minimize_lbfgs
 __all__ = ["Fitting"]
 
 Array = NDArray[Any]
-_BEGINNINGS = {"gammas_": 1, "betas_": 0, "running_means_": 0, "running_variances_": 1}
+# What batch normalization begins with
+_NORMS = {"gammas_": 1, "betas_": 0, "running_means_": 0, "running_variances_": 1}
+
+# Warnings are shown as scikit-learn's, whose decorator calls `fit`: a filter of its warnings is
+# one of these. This is where that is, as seen from `_train`.
+_FROM_TRAIN = 3
 
 HeldOut = tuple[Any, Any, Any]  # samples, targets, weights
 
 
 class Fitting(CallbackSupportMixin, Predicting):
     """The part of an estimator that is fitted; it stands before scikit-learn's class."""
+
+    # Before the first fit, and for parameters that were set by hand: dropout's random numbers
+    # begin, and nothing is the best
+    _seed = _steps = 0
+    _best: Lists | None = None
+    _no_improvement_count: int
+    best_loss_: float | None
+    best_validation_score_: float
+    validation_scores_: list[float] | None
+    validation_loss_curve_: list[float]
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(
@@ -99,13 +114,14 @@ class Fitting(CallbackSupportMixin, Predicting):
     def _train(
         self, X: Any, y: Any, sample_weight: Any, held_out: HeldOut | None, incremental: bool
     ) -> Any:
-        """Fit to samples; with `held_out`, X_val, y_val and sample_weight_val are looked at, too."""
+        """Fit to samples; `held_out`, if given, are X_val, y_val and sample_weight_val."""
         sizes = self._hidden_sizes()
         self._refuse_contradictions(held_out)
         is_first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
         labels = y
         X, y = self._validate_input(X, y, incremental, reset=is_first)
         weights = self._weights(sample_weight, X, labels, incremental)
+        validation = None if held_out is None else self._checked_held_out(*held_out)
         y = y.reshape(len(y), -1)
         self.n_outputs_ = y.shape[1]
         self._random_state = check_random_state(self.random_state)
@@ -114,7 +130,6 @@ class Fitting(CallbackSupportMixin, Predicting):
         if self._by_lbfgs():
             self._fit_at_once(X, y, weights)
         else:
-            validation = None if held_out is None else self._checked_held_out(*held_out)
             epochs = Epochs(self, X, labels)
             self._fit_by_epochs(X, y, weights, validation, incremental, epochs)
             epochs.close()
@@ -185,15 +200,15 @@ class Fitting(CallbackSupportMixin, Predicting):
 
     def _begin(self, y: Array, sizes: list[int], dtype: Any) -> None:
         """Draw the first parameters, and begin all curves."""
-        for name in (*_BEGINNINGS, "validation_loss_curve_"):
+        for name in (*_NORMS, "validation_loss_curve_"):
             self.__dict__.pop(name, None)
         self._initialize(y, sizes, dtype)
         del self._best_coefs, self._best_intercepts  # kept in _best, where there is any
-        self._best: Lists | None = None
+        self._best = None
         if not is_classifier(self):  # scikit-learn 1.6 knows one loss
             self.out_activation_ = "exp" if self.loss == "poisson" else "identity"
         if self.batch_normalization:
-            for name, number in _BEGINNINGS.items():
+            for name, number in _NORMS.items():
                 setattr(self, name, [np.full(size, number, dtype) for size in sizes[1:-1]])
         self._steps = self._seed = 0
         if self.dropout:
@@ -247,11 +262,13 @@ class Fitting(CallbackSupportMixin, Predicting):
     ) -> None:
         if not (incremental and hasattr(self, "_optimizer")):
             self._optimizer = Descent(self)
+        for name, value in _beginnings().items():
+            self.__dict__.setdefault(name, value)
         if self.early_stopping and incremental:
             raise ValueError("partial_fit does not support early_stopping=True")
         if self.early_stopping and held_out is None:
             X, y, weights, held_out = self._split(X, y, weights)
-        params = self._optimizer.raw or self._own_params()
+        params = self._optimizer.averaged_into([*self._params().values()]) or self._own_params()
         network = self._net_to_train(params)
         objective = Objective(network, params, Samples(X, y, weights, network), self.alpha)
         validation = None if held_out is None else Validation(objective, *held_out)
@@ -261,11 +278,12 @@ class Fitting(CallbackSupportMixin, Predicting):
         try:
             self._descend(objective, validation, incremental, epochs)
         except KeyboardInterrupt:
-            warnings.warn("Training interrupted by user.", stacklevel=5)
+            warnings.warn("Training interrupted by user.", stacklevel=_FROM_TRAIN + 1)
         self._steps = network.steps
+        restores = self.early_stopping and self._best is not None
+        self._hold(self._best if restores else self._shown(objective))  # type: ignore[arg-type]
         if self._optimizer.has_averages:
-            self._optimizer.raw = params
-        self._hold(self._best if self.early_stopping else self._shown(objective))
+            self._optimizer.go_on_from(params, [*self._params().values()])
 
     def _descend(
         self,
@@ -294,10 +312,10 @@ class Fitting(CallbackSupportMixin, Predicting):
                     break
                 if self.n_iter_ == self.max_iter:
                     warnings.warn(
-                        "Stochastic Optimizer: Maximum iterations (%d) "
-                        "reached and the optimization hasn't converged yet." % self.max_iter,
+                        f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) "
+                        "reached and the optimization hasn't converged yet.",
                         ConvergenceWarning,
-                        stacklevel=6,
+                        stacklevel=_FROM_TRAIN + 2,
                     )
 
     def _split(self, X: Any, y: Array, weights: Array | None) -> tuple[Any, Any, Any, HeldOut]:
@@ -325,7 +343,7 @@ class Fitting(CallbackSupportMixin, Predicting):
             warnings.warn(
                 "Got `batch_size` less than 1 or larger than "
                 "sample size. It is going to be clipped",
-                stacklevel=6,
+                stacklevel=_FROM_TRAIN + 3,
             )
         return min(int(self.batch_size), n)
 
@@ -360,9 +378,9 @@ class Fitting(CallbackSupportMixin, Predicting):
     def _begin_validation(self, objective: Objective) -> None:
         """Begin the curves that a first fit without validation hasn't begun."""
         if "validation_loss_curve_" not in self.__dict__:
-            self.validation_loss_curve_: list[float] = []
+            self.validation_loss_curve_ = []
         if self.validation_scores_ is None:
-            self.validation_scores_: list[float] = []
+            self.validation_scores_ = []
             self.best_validation_score_ = -np.inf
         if self.early_stopping:
             self.best_loss_ = None
@@ -373,7 +391,7 @@ class Fitting(CallbackSupportMixin, Predicting):
         """Say how an epoch ended, and count those that were not better by `tol`."""
         losses = {"loss": self.loss_}
         if is_shown(self.verbose):
-            print("Iteration %d, loss = %.8f" % (self.n_iter_, self.loss_))
+            print(f"Iteration {self.n_iter_}, loss = {self.loss_:.8f}")
         stays = False
         if validation is not None:
             with self._optimizer.averaged(objective.params):
@@ -382,16 +400,17 @@ class Fitting(CallbackSupportMixin, Predicting):
             self.validation_loss_curve_.append(losses["validation"])
         if not self.early_stopping:
             best = math.inf if self.best_loss_ is None else self.best_loss_
-            stays = self.loss_ > best - self.tol
+            stays = bool(self.loss_ > best - self.tol)
             self.best_loss_ = self.loss_ if self.loss_ < best else best
         self._no_improvement_count = self._no_improvement_count + 1 if stays else 0
         return losses
 
     def _note_score(self, score: float, objective: Objective) -> bool:
         """Note a validation's score, and tell whether it is not better by `tol`."""
+        assert self.validation_scores_ is not None
         self.validation_scores_.append(score)
         if is_shown(self.verbose):
-            print("Validation score: %f" % score)
+            print(f"Validation score: {score:f}")
         stays = score < self.best_validation_score_ + self.tol
         if score > self.best_validation_score_:
             self.best_validation_score_ = score
@@ -404,15 +423,22 @@ class Fitting(CallbackSupportMixin, Predicting):
         if self._no_improvement_count <= self.n_iter_no_change:
             return False
         what = "Validation score" if self.early_stopping else "Training loss"
-        message = "%s did not improve more than tol=%f for %d consecutive epochs." % (
-            what,
-            self.tol,
-            self.n_iter_no_change,
+        message = (
+            f"{what} did not improve more than tol={self.tol:f} for {self.n_iter_no_change} "
+            "consecutive epochs."
         )
         if self._optimizer.stops(message, is_shown=is_shown(self.verbose)):
             return True
         self._no_improvement_count = 0
         return False
+
+
+def _beginnings() -> dict[str, Any]:
+    """Return what epochs add to where nothing began it: after L-BFGS, or weights set by hand."""
+    return {
+        "t_": 0, "loss_curve_": [], "best_loss_": math.inf, "_no_improvement_count": 0,
+        "validation_scores_": None, "best_validation_score_": None,
+    }  # fmt: skip
 
 
 class Validation:

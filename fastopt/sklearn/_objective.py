@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import xlogy
 
 from fastopt import _layers
-from fastopt.sklearn._samples import Samples, predict
+from fastopt.sklearn._samples import Samples
 
 __all__ = ["Objective", "is_log_loss", "mean_loss", "packed_like"]
 
@@ -54,7 +54,7 @@ class Objective:
         self.packed, self.grads = packed_like(params)
         self._penalized = [p for key, p in params.items() if key[0] == "W"]
         self._scale = 1 if is_log_loss(network) else samples.outputs
-        self._may_clip = _largest_loss(network) * _smallest(samples.weights)
+        self._limit = _limit(network)
 
     def epoch(self, order: Array, size: int, update: Callable[..., object]) -> float:
         """Take a step after each batch of rows in an order, and return the mean of their losses.
@@ -90,7 +90,7 @@ class Objective:
         loss = self.network.gradient(self.params, self.grads, x, t, decay / scale, numbers, weights)
         if scale != 1:
             np.multiply(self.packed, scale, out=self.packed)
-        if loss * weight > self._may_clip:
+        if self.network.largest_loss > self._limit:
             return self._clipped(x, t, numbers, weights)
         return _counted(self.network, loss, self.samples, rows)
 
@@ -99,9 +99,7 @@ class Objective:
             return 0.0
         return 0.5 * self.alpha * sum(map(_layers.sum_of_squares, self._penalized)) / weight
 
-    def _clipped(
-        self, x: Array, t: Array, numbers: Array | None, weights: Array | None
-    ) -> float:
+    def _clipped(self, x: Array, t: Array, numbers: Array | None, weights: Array | None) -> float:
         """Return the log loss where one sample's may be beyond what eps allows."""
         if numbers is not None:
             x, t = x[numbers], t[numbers]
@@ -152,16 +150,11 @@ def _counted(network: Any, loss: float, samples: Samples, rows: Array | None) ->
     return loss * samples.outputs + float(saturated)
 
 
-def _largest_loss(network: Any) -> float:
-    """Return the largest log loss of one output of a sample; infinity where nothing is clipped.
+def _limit(network: Any) -> float:
+    """Return the loss of a sample beyond which scikit-learn's is another; infinity: nowhere.
 
     With batch normalization or dropout there is nothing of scikit-learn's to be equal to.
     """
     if not is_log_loss(network) or network.running or network.dropout_ratio:
         return np.inf
     return float(-np.log(np.finfo(network.dtype).eps))
-
-
-def _smallest(weights: Array | None) -> float:
-    """Return the smallest weight that counts."""
-    return 1.0 if weights is None else float(weights[weights > 0].min(initial=np.inf))

@@ -5,6 +5,7 @@ How they came about belongs in _fitting.py.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -31,9 +32,13 @@ RUNNING = {"mean": "running_means_", "var": "running_variances_"}
 _LOSSES = {"softmax": "softmax", "logistic": "logistic", "exp": "poisson"}
 _OTHER_LOSS = "squared_error"
 
+_FEW = 4096  # values, of which BLAS adds the squares faster than NumPy looks at each
+
 _AS_NETS_SAY = {"logistic": "sigmoid"}
 ACTIVATIONS = {*_net.activations, *_AS_NETS_SAY} - {*_AS_NETS_SAY.values()}
 
+
+_FLOATS = (np.dtype(np.float64), np.dtype(np.float32))
 
 # Not attributes: copies and pickles go without
 _networks: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
@@ -69,18 +74,18 @@ class Predicting(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         return (
             type(X) is np.ndarray
             and X.ndim == 2
-            and (X.dtype == np.float64 or X.dtype == np.float32)
+            and X.dtype in _FLOATS
             and "coefs_" in self.__dict__
             and "feature_names_in_" not in self.__dict__
             and X.shape[1] == self.n_features_in_
             and len(X) > 0
-            and bool(np.isfinite(X).all())
+            and _is_finite(X)
         )
 
     def _scores(self, X: Any) -> Array:
         """Return the net's output before its activation."""
         params = self._params()
-        if any(p.dtype != X.dtype or not p.flags.c_contiguous for p in params.values()):
+        if any(type(p) is not np.ndarray or p.dtype != X.dtype for p in params.values()):
             params = _converted(params, X.dtype)
         network = _networks.get(self)
         if network is None or not _fits(network, self.activation, params):
@@ -156,7 +161,9 @@ class Predicting(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         if norm[0] is not None:
             running = [getattr(self, name)[-1] for name in RUNNING.values()]
             values, _ = _layers.batchnorm_forward(values, *norm, *running, False)
-        return _layers.activation_forward(_AS_NETS_SAY.get(self.activation, self.activation), values)[0]
+        return _layers.activation_forward(
+            _AS_NETS_SAY.get(self.activation, self.activation), values
+        )[0]
 
     @property
     def _n_features_out(self) -> int:
@@ -172,18 +179,23 @@ def lists_of(params: Mapping[str, Array]) -> Lists:
     }
 
 
+def _is_finite(X: Array) -> bool:
+    """Tell whether all is finite. Not of large numbers, whose squares are not."""
+    return math.isfinite(np.vdot(X, X)) if X.size <= _FEW else bool(np.isfinite(X).all())
+
+
 def _converted(params: dict[str, Array], *given: Any) -> dict[str, Array]:
-    """Return parameters as nets take them, of the dtype that NumPy would compute with."""
+    """Return parameters as arrays of the dtype that NumPy would compute with, as nets take it."""
     arrays = {key: np.asarray(p) for key, p in params.items()}
     dtype = np.result_type(*given, *[p.dtype for p in arrays.values()])
     if dtype != np.float32:
         dtype = np.dtype(np.float64)
-    return {key: np.require(p, dtype, ["C", "A"]) for key, p in arrays.items()}
+    return {key: p.astype(dtype, copy=False) for key, p in arrays.items()}
 
 
 def _fits(network: Any, activation: str, params: Mapping[str, Array]) -> bool:
     """Tell whether a net is one for these parameters."""
-    return (
+    return bool(
         network.activation == _AS_NETS_SAY.get(activation, activation)
         and network.dtype == params["W1"].dtype
         and network.shapes == {key: p.shape for key, p in params.items()}

@@ -28,9 +28,9 @@ Array = NDArray[Any]
 _LARGEST_MOMENTUM = math.nextafter(1.0, 0.0)
 
 
-def named_optimizers() -> Mapping[str, type[Optioned]]:
+def named_optimizers() -> Mapping[str, Any]:
     """Return the optimizers by their names in small letters."""
-    return {name.lower(): getattr(optimizers, name) for name in optimizers.__all__}
+    return {name.lower(): getattr(optimizers, name) for name in optimizers.__all__}  # type: ignore[attr-defined]
 
 
 class Descent:
@@ -45,9 +45,6 @@ class Descent:
     ----------
     optimizer : optimizer
         What takes the steps.
-    raw : dict of str to array or None
-        Where the optimizer has averages, which are what the estimator shows: the parameters
-        themselves, from which `partial_fit` goes on.
     """
 
     def __init__(self, estimator: Any) -> None:
@@ -56,7 +53,8 @@ class Descent:
         # scikit-learn changes that of SGD alone
         changes = estimator.optimizer is not None or estimator.solver == "sgd"
         self._policy = estimator.learning_rate if changes else "constant"
-        self.raw: dict[str, Array] | None = None
+        self._raw: dict[str, Array] | None = None
+        self._shown: list[Array] = []
         lr = getattr(self.optimizer, "lr", None)
         if self._policy != "constant" and not isinstance(lr, float):
             raise ValueError(
@@ -82,6 +80,15 @@ class Descent:
             return self.optimizer.averaged(params)  # type: ignore[no-any-return]
         return nullcontext()
 
+    def go_on_from(self, params: dict[str, Array], shown: list[Array]) -> None:
+        """Keep the parameters themselves, whose averages are what the estimator shows."""
+        self._raw, self._shown = params, shown
+
+    def averaged_into(self, shown: list[Array]) -> dict[str, Array] | None:
+        """Return the parameters whose averages are shown; None if other ones are."""
+        are_shown = [p is own for p, own in zip(shown, self._shown, strict=False)]
+        return self._raw if len(shown) == len(self._shown) and all(are_shown) else None
+
     def flush(self) -> None:
         """Have steps take subnormal numbers for zero: units that are dead leave many of them."""
         stepper = getattr(self.optimizer, "_stepper", None)
@@ -96,7 +103,7 @@ class Descent:
             self.optimizer._report(loss)
 
     def stops(self, message: str, *, is_shown: bool) -> bool:
-        """Tell whether training ends where it no longer improves; lower the learning rate if not."""
+        """Tell whether training ends where it no longer improves; if not, take smaller steps."""
         adapts = self._policy == "adaptive"
         stops = not adapts or self.optimizer.lr <= 1e-6
         if stops:
@@ -114,6 +121,8 @@ def _optimizer(estimator: Any) -> Any:
     given, lr = estimator.optimizer, estimator.learning_rate_init
     if isinstance(given, str):
         return named_optimizers()[given](lr=lr)
+    if isinstance(given, type):
+        raise TypeError(f"optimizer is the class {given.__name__}: give it {given.__name__}()")
     if given is not None:
         new = deepcopy(given)
         if hasattr(new, "reset"):

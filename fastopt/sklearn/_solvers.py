@@ -15,6 +15,7 @@ import numpy as np
 import scipy
 import scipy.optimize
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from fastopt import _cpu, optimizers
 from fastopt.optimizers._options import Optioned
@@ -158,9 +159,11 @@ def minimize_lbfgs(objective: Objective, packed: Array, estimator: Any) -> Any:
     }  # fmt: skip
     if tuple(map(int, scipy.__version__.split(".")[:2])) < (1, 15):  # later ones print nothing
         options["iprint"] = 1 if is_shown(estimator.verbose) else -1
-    return scipy.optimize.minimize(
-        loss_and_gradient, packed.copy(), method="L-BFGS-B", jac=True, options=options
-    )
+    # L-BFGS's own sums are short: threads of its BLAS would only take cores away from the net's
+    with threadpool_limits(1, user_api="blas"):
+        return scipy.optimize.minimize(
+            loss_and_gradient, packed.copy(), method="L-BFGS-B", jac=True, options=options
+        )
 
 
 def is_shown(verbose: Any) -> bool:

@@ -17,7 +17,7 @@ from helpers.processes import run
 from numpy.testing import assert_allclose, assert_array_equal
 
 import fastopt
-from fastopt import _net, reference
+from fastopt import _layers, _net, reference
 
 
 def random(*shape, dtype="float64", seed=0):
@@ -313,7 +313,7 @@ def test_bad_labels_are_refused(case):
     with pytest.raises(exception, match=message):
         fastopt.SoftmaxWithLoss().forward(scores, t)
     with pytest.raises(exception, match=message):
-        fastopt._net.count_correct(scores, t)
+        fastopt._layers.count_correct(scores, t)
     with pytest.raises(exception):
         reference.SoftmaxWithLoss().forward(scores, t)
 
@@ -905,7 +905,7 @@ def test_weight_decay_leaves_entries_alone_that_are_not_of_the_net(package):
 def test_sum_of_squares_refuses_what_is_no_matrix():
     for array in (np.ones(3), np.ones(()), np.ones((2, 2, 2))):
         with pytest.raises(ValueError, match="wants 2 dimensions"):
-            _net.sum_of_squares(array)
+            _layers.sum_of_squares(array)
 
 
 @both

@@ -303,8 +303,8 @@ def test_count_correct_breaks_ties_as_numpy(dtype):
     scores[rng.random((500, 4)) < 0.1] = -np.inf
     t = rng.integers(0, 4, 500)
     want = np.sum(scores.argmax(axis=1) == t)
-    assert fastopt._net.count_correct(scores, t) == want
-    assert fastopt._net.count_correct(scores[:, ::-1], 3 - t) == np.sum(
+    assert fastopt._layers.count_correct(scores, t) == want
+    assert fastopt._layers.count_correct(scores[:, ::-1], 3 - t) == np.sum(
         scores[:, ::-1].argmax(axis=1) == 3 - t
     )
     assert reference.losses.count_correct(scores, t) == want
@@ -321,4 +321,4 @@ def test_the_compiled_path_is_taken():
         layer.forward(guarded(2, 3))
         layer.backward(guarded(2, 3))
     fastopt.SoftmaxWithLoss().forward(guarded(2, 3), [0, 1])
-    fastopt._net.sum_of_squares(guarded(4, 3))
+    fastopt._layers.sum_of_squares(guarded(4, 3))

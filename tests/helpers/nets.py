@@ -22,6 +22,10 @@ OPTIONS = {
     "all": ({"use_batchnorm": True, "use_dropout": True, "weight_decay_lambda": 0.1}, True),
 }
 
+# The layers of a function of each element
+FUNCTIONS = ["Relu", "LeakyRelu", "Sigmoid", "Tanh", "Gelu", "Silu"]
+
+every_function = pytest.mark.parametrize("name", FUNCTIONS)
 every_activation = pytest.mark.parametrize("activation", ACTIVATIONS)
 every_loss = pytest.mark.parametrize("loss", LOSSES)
 every_option = pytest.mark.parametrize("options", OPTIONS)

@@ -1,6 +1,7 @@
 # Nets, a call each: described, given memory and run with the GIL released once. How a call is cut
 # and run is in _plan.pyx, what its jobs do in kernels/net_jobs.pxi, checks in _net_inputs.pyx and
-# fastopt/_contract.py; names and documentation in fastopt/nets.py. Single layers are in _layers.pyx.
+# fastopt/_contract.py; names and documentation in fastopt/_net_base.py. Single layers have
+# _layers.pyx.
 #
 # A call goes in this order: first all that may run code of the caller's (what becomes an array,
 # mappings and their keys), then all that describes arrays by pointers and sizes, then the jobs. The

@@ -448,7 +448,7 @@ cdef int find_weights(NetCall* call, cnp.ndarray given, Py_ssize_t n_samples) ex
 
 cdef double take_weights(NetCall* call, cnp.ndarray given, Py_ssize_t n_samples) noexcept:
     """Copy the weights of a batch and return their sum; NaN if they are not as they must be."""
-    cdef Py_ssize_t i, stride
+    cdef Py_ssize_t i, row, stride
     cdef double* factors = call.targets.factors
     cdef const char* data = <const char*> cnp.PyArray_DATA(given)
     if not (
@@ -459,7 +459,8 @@ cdef double take_weights(NetCall* call, cnp.ndarray given, Py_ssize_t n_samples)
         return NAN
     stride = cnp.PyArray_STRIDE(given, 0)
     for i in range(call.n):
-        factors[i] = (<const double*> (data + stride * (i if call.rows == NULL else call.rows[i])))[0]
+        row = i if call.rows == NULL else call.rows[i]
+        factors[i] = (<const double*> (data + stride * row))[0]
         if not 0 <= factors[i] < INFINITY:
             return NAN
     return sum_of(call.n, factors)

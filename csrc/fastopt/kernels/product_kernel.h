@@ -62,7 +62,8 @@ ALWAYS_INLINE void NAME(tile)(
     }
     if (last < 0) {  /* the panel is one vector, of which c has LANES + last columns */
         UNROLLED for (int i = 0; i < rows; i++) {
-            const REAL *sum = (const REAL *) &sums[i][0];
+            REAL sum[LANES];  /* not sums itself: it would have to be in memory always */
+            *(ANYWHERE *) sum = sums[i][0];
             for (Py_ssize_t j = 0; j < LANES + last; j++) {
                 c[i * ldc + j] = adds ? c[i * ldc + j] + sum[j] : sum[j];
             }

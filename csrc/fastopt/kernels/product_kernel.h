@@ -6,8 +6,8 @@
    As Goto and van de Geijn (2008) cut it: a panel of b, some vectors wide and at most MAX_DEPTH deep,
    is copied to where it lies contiguous; a tile of c, TILE_ROWS rows of it by the panel's width,
    is summed up in registers, element by element of a, each multiplied with a row of the panel. a is
-   read where it lies, or, where many panels want it, from a copy in the order of the tiles. b is read
-   where it lies, too, where its rows do so and few tiles want them.
+   read where it lies, or, where its columns do so and many panels want them, from a copy in the order
+   of the tiles. b is read where it lies, too, where its rows do so and few tiles want them.
 
    Every element of c is the sum over k in order, a fused multiply-add each, begun anew every
    MAX_DEPTH or fewer elements; so the bits depend neither on where in c it stands, nor on how c is
@@ -233,7 +233,7 @@ static void NAME(product)(
     const Py_ssize_t all_vectors = (n + LANES - 1) / LANES, panels = NAME(panels)(n);
     const Py_ssize_t depths = (k + MAX_DEPTH - 1) / MAX_DEPTH;
     const int is_copied = m > MAX_ROWS_IN_PLACE || b_column != 1 || n < LANES;
-    const int is_packed = panels >= MIN_PANELS_TO_PACK && is_copied;
+    const int is_packed = panels >= MIN_PANELS_TO_PACK && is_copied && a_column != 1;
     REAL *panel = scratch, *packed = panel + (k < MAX_DEPTH ? k : MAX_DEPTH) * TILE_VECTORS * LANES;
     Py_ssize_t rows;
     for (Py_ssize_t q = 0; q < depths; q++) {

@@ -41,7 +41,7 @@
 #define MAX_PACKED_ROWS 240
 /* Rows of c up to which it does not pay to copy b */
 #define MAX_ROWS_IN_PLACE (2 * TILE_ROWS)
-/* Panels of b from which on it pays to pack a */
+/* Panels of b from which on it pays to pack an a that is transposed */
 #define MIN_PANELS_TO_PACK 4
 
 #define REAL float

@@ -1,6 +1,6 @@
 /* c := op(a)·op(b) for row-major matrices of one dtype, REAL: op(a) m × k, op(b) k × n, c m × n; op
    transposes where its flag is set; ld* are the lengths of stored rows. Included by products.h, which
-   defines REAL, NAME and MULTIPLY_ADD, once for each dtype. Threads and shapes of nets do not belong
+   defines REAL, NAME and some operations, once for each dtype. Threads and shapes of nets do not belong
    here.
 
    As Goto and van de Geijn (2008) cut it: a panel of b, some vectors wide and at most MAX_DEPTH deep,
@@ -21,12 +21,10 @@ typedef REAL NAME(vector) __attribute__((vector_size(VECTOR_BYTES), may_alias));
 typedef REAL NAME(anywhere)
     __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(REAL)), may_alias));
 
-/* Integers as wide as the elements, to name lanes by */
-typedef __typeof__((NAME(vector)) { 0 } > (NAME(vector)) { 0 }) NAME(lanes);
-
 #define VECTOR NAME(vector)
 #define ANYWHERE NAME(anywhere)
 #define LANES ((Py_ssize_t) (VECTOR_BYTES / sizeof(REAL)))
+#define GROUP ((Py_ssize_t) (GROUP_BYTES / sizeof(REAL)))
 
 /* Where vector j of a panel begins; `last` is where its last one does. */
 ALWAYS_INLINE Py_ssize_t NAME(column)(int j, int vectors, Py_ssize_t last) {
@@ -147,31 +145,21 @@ static void NAME(pack_a)(
     }
 }
 
-/* Turn LANES rows of as many columns, at distances ld, and write them at distances `width`. */
+/* Turn LANES rows of GROUP columns, at distances ld, and write them at distances `width`. Rows are
+   loaded group by group to where the group ends up but for its order, which zips make. */
 ALWAYS_INLINE void NAME(transpose)(const REAL *from, Py_ssize_t ld, REAL *to, Py_ssize_t width) {
-#if defined(__clang__)
-    for (int i = 0; i < LANES; i++) {
-        for (int j = 0; j < LANES; j++) to[j * width + i] = from[i * ld + j];
+    VECTOR rows[GROUP], zipped[GROUP];
+    UNROLLED for (int i = 0; i < GROUP; i++) {
+        rows[i] = (VECTOR) load_groups(from + i * ld, GROUP * ld * (Py_ssize_t) sizeof(REAL));
     }
-#else
-    VECTOR rows[LANES];
-    NAME(lanes) low, high;
-    UNROLLED for (int i = 0; i < LANES; i++) rows[i] = *(const ANYWHERE *) (from + i * ld);
-    UNROLLED for (int step = 1; step < LANES; step *= 2) {  /* swaps blocks of step × step */
-        UNROLLED for (int lane = 0; lane < LANES; lane++) {
-            low[lane] = lane & step ? LANES + lane - step : lane;
-            high[lane] = lane & step ? LANES + lane : lane + step;
+    UNROLLED for (int step = 1; step < GROUP; step *= 2) {
+        UNROLLED for (int i = 0; i < GROUP / 2; i++) {
+            zipped[2 * i] = ZIP_LOW(rows[i], rows[i + GROUP / 2]);
+            zipped[2 * i + 1] = ZIP_HIGH(rows[i], rows[i + GROUP / 2]);
         }
-        UNROLLED for (int i = 0; i < LANES; i++) {
-            if (!(i & step)) {
-                const VECTOR x = rows[i], y = rows[i + step];
-                rows[i] = __builtin_shuffle(x, y, low);
-                rows[i + step] = __builtin_shuffle(x, y, high);
-            }
-        }
+        UNROLLED for (int i = 0; i < GROUP; i++) rows[i] = zipped[i];
     }
-    UNROLLED for (int i = 0; i < LANES; i++) *(VECTOR *) (to + i * width) = rows[i];
-#endif
+    UNROLLED for (int i = 0; i < GROUP; i++) *(VECTOR *) (to + i * width) = rows[i];
 }
 
 /* Copy a panel of b: k rows of `vectors` vectors, an element (p, j) of b at b[p·row + j·column]. */
@@ -197,7 +185,7 @@ ALWAYS_INLINE void NAME(pack_b)(
     } else {
         for (int j = 0; j < vectors; j++) {
             const REAL *from = b + NAME(column)(j, vectors, last) * column;
-            for (p = 0; p + LANES <= k; p += LANES) {
+            for (p = 0; p + GROUP <= k; p += GROUP) {
                 NAME(transpose)(from + p, column, to + p * width + j * LANES, width);
             }
             for (; p < k; p++) {
@@ -264,3 +252,4 @@ static void NAME(product)(
 #undef VECTOR
 #undef ANYWHERE
 #undef LANES
+#undef GROUP

@@ -33,6 +33,8 @@
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 #define UNROLLED _Pragma("GCC unroll 16")
 
+/* What zips (unpacklo, unpackhi) take for a row of its own: they mix no two of these */
+#define GROUP_BYTES 16
 /* Elements of a sum that are added up in registers before they are added to c: what they are
    multiplied with, a panel of b, then stays in a core's own cache. The same for every instruction
    set, for the bits of a product depend on it and on nothing else. */
@@ -44,29 +46,58 @@
 /* Panels of b from which on it pays to pack an a that is transposed */
 #define MIN_PANELS_TO_PACK 4
 
+/* A vector of groups that lie so many bytes apart */
+#if VECTOR_BYTES == 64
+ALWAYS_INLINE __m512 load_groups(const void *from, Py_ssize_t distance) {
+    const char *group = from;
+    __m512 groups = _mm512_castps128_ps512(_mm_loadu_ps((const float *) group));
+    groups = _mm512_insertf32x4(groups, _mm_loadu_ps((const float *) (group + distance)), 1);
+    groups = _mm512_insertf32x4(groups, _mm_loadu_ps((const float *) (group + 2 * distance)), 2);
+    return _mm512_insertf32x4(groups, _mm_loadu_ps((const float *) (group + 3 * distance)), 3);
+}
+#else
+ALWAYS_INLINE __m256 load_groups(const void *from, Py_ssize_t distance) {
+    const char *group = from;
+    const __m256 groups = _mm256_castps128_ps256(_mm_loadu_ps((const float *) group));
+    return _mm256_insertf128_ps(groups, _mm_loadu_ps((const float *) (group + distance)), 1);
+}
+#endif
+
 #define REAL float
 #define NAME(name) name##_float
 #if VECTOR_BYTES == 64
   #define MULTIPLY_ADD(x, y, z) _mm512_fmadd_ps(x, y, z)
+  #define ZIP_LOW(x, y) _mm512_unpacklo_ps(x, y)
+  #define ZIP_HIGH(x, y) _mm512_unpackhi_ps(x, y)
 #else
   #define MULTIPLY_ADD(x, y, z) _mm256_fmadd_ps(x, y, z)
+  #define ZIP_LOW(x, y) _mm256_unpacklo_ps(x, y)
+  #define ZIP_HIGH(x, y) _mm256_unpackhi_ps(x, y)
 #endif
 #include "product_kernel.h"
 #undef REAL
 #undef NAME
 #undef MULTIPLY_ADD
+#undef ZIP_LOW
+#undef ZIP_HIGH
 
 #define REAL double
 #define NAME(name) name##_double
 #if VECTOR_BYTES == 64
   #define MULTIPLY_ADD(x, y, z) _mm512_fmadd_pd(x, y, z)
+  #define ZIP_LOW(x, y) _mm512_unpacklo_pd(x, y)
+  #define ZIP_HIGH(x, y) _mm512_unpackhi_pd(x, y)
 #else
   #define MULTIPLY_ADD(x, y, z) _mm256_fmadd_pd(x, y, z)
+  #define ZIP_LOW(x, y) _mm256_unpacklo_pd(x, y)
+  #define ZIP_HIGH(x, y) _mm256_unpackhi_pd(x, y)
 #endif
 #include "product_kernel.h"
 #undef REAL
 #undef NAME
 #undef MULTIPLY_ADD
+#undef ZIP_LOW
+#undef ZIP_HIGH
 
 #else
 

@@ -31,7 +31,11 @@
 #include <string.h>
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
-#define UNROLLED _Pragma("GCC unroll 16")
+#if defined(__clang__)
+  #define UNROLLED _Pragma("clang loop unroll(full)")
+#else
+  #define UNROLLED _Pragma("GCC unroll 16")
+#endif
 
 /* What zips (unpacklo, unpackhi) take for a row of its own: they mix no two of these */
 #define GROUP_BYTES 16

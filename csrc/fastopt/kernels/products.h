@@ -44,11 +44,18 @@
    set, for the bits of a product depend on it and on nothing else. */
 #define MAX_DEPTH 400
 /* Rows of a that are packed at a time, where it is packed */
+#ifndef MAX_PACKED_ROWS
 #define MAX_PACKED_ROWS 240
+#endif
 /* Rows of c up to which it does not pay to copy b */
 #define MAX_ROWS_IN_PLACE (2 * TILE_ROWS)
+#ifndef MAX_ROW_BYTES_IN_PLACE
+#define MAX_ROW_BYTES_IN_PLACE 1200
+#endif
 /* Panels of b from which on it pays to pack an a that is transposed */
+#ifndef MIN_PANELS_TO_PACK
 #define MIN_PANELS_TO_PACK 4
+#endif
 
 /* A vector of groups that lie so many bytes apart */
 #if VECTOR_BYTES == 64
@@ -71,10 +78,14 @@ ALWAYS_INLINE __m256 load_groups(const void *from, Py_ssize_t distance) {
 #define NAME(name) name##_float
 #if VECTOR_BYTES == 64
   #define MULTIPLY_ADD(x, y, z) _mm512_fmadd_ps(x, y, z)
+  #define HALF_MULTIPLY_ADD(x, y, z) _mm256_fmadd_ps(x, y, z)
+  #define LOWER_HALF(x) _mm512_castps512_ps256(x)
   #define ZIP_LOW(x, y) _mm512_unpacklo_ps(x, y)
   #define ZIP_HIGH(x, y) _mm512_unpackhi_ps(x, y)
 #else
   #define MULTIPLY_ADD(x, y, z) _mm256_fmadd_ps(x, y, z)
+  #define HALF_MULTIPLY_ADD(x, y, z) _mm_fmadd_ps(x, y, z)
+  #define LOWER_HALF(x) _mm256_castps256_ps128(x)
   #define ZIP_LOW(x, y) _mm256_unpacklo_ps(x, y)
   #define ZIP_HIGH(x, y) _mm256_unpackhi_ps(x, y)
 #endif
@@ -82,6 +93,8 @@ ALWAYS_INLINE __m256 load_groups(const void *from, Py_ssize_t distance) {
 #undef REAL
 #undef NAME
 #undef MULTIPLY_ADD
+#undef HALF_MULTIPLY_ADD
+#undef LOWER_HALF
 #undef ZIP_LOW
 #undef ZIP_HIGH
 
@@ -89,10 +102,14 @@ ALWAYS_INLINE __m256 load_groups(const void *from, Py_ssize_t distance) {
 #define NAME(name) name##_double
 #if VECTOR_BYTES == 64
   #define MULTIPLY_ADD(x, y, z) _mm512_fmadd_pd(x, y, z)
+  #define HALF_MULTIPLY_ADD(x, y, z) _mm256_fmadd_pd(x, y, z)
+  #define LOWER_HALF(x) _mm512_castpd512_pd256(x)
   #define ZIP_LOW(x, y) _mm512_unpacklo_pd(x, y)
   #define ZIP_HIGH(x, y) _mm512_unpackhi_pd(x, y)
 #else
   #define MULTIPLY_ADD(x, y, z) _mm256_fmadd_pd(x, y, z)
+  #define HALF_MULTIPLY_ADD(x, y, z) _mm_fmadd_pd(x, y, z)
+  #define LOWER_HALF(x) _mm256_castpd256_pd128(x)
   #define ZIP_LOW(x, y) _mm256_unpacklo_pd(x, y)
   #define ZIP_HIGH(x, y) _mm256_unpackhi_pd(x, y)
 #endif
@@ -100,6 +117,8 @@ ALWAYS_INLINE __m256 load_groups(const void *from, Py_ssize_t distance) {
 #undef REAL
 #undef NAME
 #undef MULTIPLY_ADD
+#undef HALF_MULTIPLY_ADD
+#undef LOWER_HALF
 #undef ZIP_LOW
 #undef ZIP_HIGH
 

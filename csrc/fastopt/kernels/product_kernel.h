@@ -20,12 +20,14 @@
 typedef REAL NAME(vector) __attribute__((vector_size(VECTOR_BYTES), may_alias));
 typedef REAL NAME(anywhere)
     __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(REAL)), may_alias));
+typedef REAL NAME(pair) __attribute__((vector_size(2 * GROUP_BYTES), may_alias));
 typedef REAL NAME(half) __attribute__((vector_size(VECTOR_BYTES / 2), may_alias));
 typedef REAL NAME(half_anywhere)
     __attribute__((vector_size(VECTOR_BYTES / 2), aligned(sizeof(REAL)), may_alias));
 
 #define VECTOR NAME(vector)
 #define ANYWHERE NAME(anywhere)
+#define PAIR NAME(pair)
 #define HALF NAME(half)
 #define HALF_ANYWHERE NAME(half_anywhere)
 #define LANES ((Py_ssize_t) (VECTOR_BYTES / sizeof(REAL)))
@@ -143,12 +145,12 @@ static void NAME(pack_a)(
     }
 }
 
-/* Turn LANES rows of GROUP columns, at distances ld, and write them at distances `width`. Rows are
-   loaded group by group to where the group ends up but for its order, which zips make. */
+/* Turn 2·GROUP rows of GROUP columns, at distances ld, and write them at distances `width`. They are
+   loaded by groups, two to a vector, which zips put in order. Wider vectors take longer to fill. */
 ALWAYS_INLINE void NAME(transpose)(const REAL *from, Py_ssize_t ld, REAL *to, Py_ssize_t width) {
-    VECTOR rows[GROUP], zipped[GROUP];
+    PAIR rows[GROUP], zipped[GROUP];
     UNROLLED for (int i = 0; i < GROUP; i++) {
-        rows[i] = (VECTOR) load_groups(from + i * ld, GROUP * ld * (Py_ssize_t) sizeof(REAL));
+        rows[i] = (PAIR) load_groups(from + i * ld, from + (i + GROUP) * ld);
     }
     UNROLLED for (int step = 1; step < GROUP; step *= 2) {
         UNROLLED for (int i = 0; i < GROUP / 2; i++) {
@@ -157,11 +159,11 @@ ALWAYS_INLINE void NAME(transpose)(const REAL *from, Py_ssize_t ld, REAL *to, Py
         }
         UNROLLED for (int i = 0; i < GROUP; i++) rows[i] = zipped[i];
     }
-    UNROLLED for (int i = 0; i < GROUP; i++) *(VECTOR *) (to + i * width) = rows[i];
+    UNROLLED for (int i = 0; i < GROUP; i++) *(PAIR *) (to + i * width) = rows[i];
 }
 
 /* Copy a panel of b: k rows of `vectors` vectors, an element (p, j) of b at b[p·row + j·column]. */
-ALWAYS_INLINE void NAME(pack_b)(
+static __attribute__((noinline)) void NAME(pack_b)(
     Py_ssize_t k, int vectors, Py_ssize_t last, const REAL *b, Py_ssize_t row, Py_ssize_t column,
     REAL *to
 ) {
@@ -180,29 +182,29 @@ ALWAYS_INLINE void NAME(pack_b)(
             }
         }
     } else {
-        for (int j = 0; j < vectors; j++) {
-            const REAL *from = b + NAME(column)(j, vectors, last) * column;
+        for (Py_ssize_t j = 0; j < width; j += 2 * GROUP, to += 2 * GROUP) {
+            const REAL *from = b + (j < width - LANES ? j : j - width + LANES + last) * column;
             for (p = 0; p + GROUP <= k; p += GROUP) {
-                NAME(transpose)(from + p, column, to + p * width + j * LANES, width);
+                NAME(transpose)(from + p, column, to + p * width, width);
             }
             for (; p < k; p++) {
-                for (Py_ssize_t q = 0; q < LANES; q++) {
-                    to[p * width + j * LANES + q] = from[p + q * column];
-                }
+                for (Py_ssize_t q = 0; q < 2 * GROUP; q++) to[p * width + q] = from[p + q * column];
             }
         }
     }
 }
 
 /* Write a c that lies turned, n rows for its columns at distances ld, where it belongs. */
-ALWAYS_INLINE void NAME(turn)(
+static __attribute__((noinline)) void NAME(turn)(
     Py_ssize_t n, const REAL *turned, Py_ssize_t ld, Py_ssize_t width, REAL *c, Py_ssize_t ldc
 ) {
     VECTOR block[LANES];
     for (Py_ssize_t i = 0; i < width; i += LANES) {
         const REAL *row = (const REAL *) block;
         for (Py_ssize_t q = 0; q < LANES; q += GROUP) {
-            NAME(transpose)(turned + i + q, ld, (REAL *) (block + q), LANES);
+            for (Py_ssize_t j = 0; j < n; j += 2 * GROUP) {
+                NAME(transpose)(turned + j * ld + i + q, ld, (REAL *) (block + q) + j, LANES);
+            }
         }
         for (Py_ssize_t q = 0; q < LANES && i + q < width; q++, row += LANES, c += ldc) {
             if (n >= LANES / 2) {
@@ -305,6 +307,7 @@ static void NAME(product)(
 
 #undef VECTOR
 #undef ANYWHERE
+#undef PAIR
 #undef HALF
 #undef HALF_ANYWHERE
 #undef LANES

@@ -57,37 +57,22 @@
 #define MIN_PANELS_TO_PACK 4
 #endif
 
-/* A vector of groups that lie so many bytes apart */
-#if VECTOR_BYTES == 64
-ALWAYS_INLINE __m512 load_groups(const void *from, Py_ssize_t distance) {
-    const char *group = from;
-    __m512 groups = _mm512_castps128_ps512(_mm_loadu_ps((const float *) group));
-    groups = _mm512_insertf32x4(groups, _mm_loadu_ps((const float *) (group + distance)), 1);
-    groups = _mm512_insertf32x4(groups, _mm_loadu_ps((const float *) (group + 2 * distance)), 2);
-    return _mm512_insertf32x4(groups, _mm_loadu_ps((const float *) (group + 3 * distance)), 3);
+ALWAYS_INLINE __m256 load_groups(const void *low, const void *high) {
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(low)), _mm_loadu_ps(high), 1);
 }
-#else
-ALWAYS_INLINE __m256 load_groups(const void *from, Py_ssize_t distance) {
-    const char *group = from;
-    const __m256 groups = _mm256_castps128_ps256(_mm_loadu_ps((const float *) group));
-    return _mm256_insertf128_ps(groups, _mm_loadu_ps((const float *) (group + distance)), 1);
-}
-#endif
 
 #define REAL float
 #define NAME(name) name##_float
+#define ZIP_LOW(x, y) _mm256_unpacklo_ps(x, y)
+#define ZIP_HIGH(x, y) _mm256_unpackhi_ps(x, y)
 #if VECTOR_BYTES == 64
   #define MULTIPLY_ADD(x, y, z) _mm512_fmadd_ps(x, y, z)
   #define HALF_MULTIPLY_ADD(x, y, z) _mm256_fmadd_ps(x, y, z)
   #define LOWER_HALF(x) _mm512_castps512_ps256(x)
-  #define ZIP_LOW(x, y) _mm512_unpacklo_ps(x, y)
-  #define ZIP_HIGH(x, y) _mm512_unpackhi_ps(x, y)
 #else
   #define MULTIPLY_ADD(x, y, z) _mm256_fmadd_ps(x, y, z)
   #define HALF_MULTIPLY_ADD(x, y, z) _mm_fmadd_ps(x, y, z)
   #define LOWER_HALF(x) _mm256_castps256_ps128(x)
-  #define ZIP_LOW(x, y) _mm256_unpacklo_ps(x, y)
-  #define ZIP_HIGH(x, y) _mm256_unpackhi_ps(x, y)
 #endif
 #include "product_kernel.h"
 #undef REAL
@@ -100,18 +85,16 @@ ALWAYS_INLINE __m256 load_groups(const void *from, Py_ssize_t distance) {
 
 #define REAL double
 #define NAME(name) name##_double
+#define ZIP_LOW(x, y) _mm256_unpacklo_pd(x, y)
+#define ZIP_HIGH(x, y) _mm256_unpackhi_pd(x, y)
 #if VECTOR_BYTES == 64
   #define MULTIPLY_ADD(x, y, z) _mm512_fmadd_pd(x, y, z)
   #define HALF_MULTIPLY_ADD(x, y, z) _mm256_fmadd_pd(x, y, z)
   #define LOWER_HALF(x) _mm512_castpd512_pd256(x)
-  #define ZIP_LOW(x, y) _mm512_unpacklo_pd(x, y)
-  #define ZIP_HIGH(x, y) _mm512_unpackhi_pd(x, y)
 #else
   #define MULTIPLY_ADD(x, y, z) _mm256_fmadd_pd(x, y, z)
   #define HALF_MULTIPLY_ADD(x, y, z) _mm_fmadd_pd(x, y, z)
   #define LOWER_HALF(x) _mm256_castpd256_pd128(x)
-  #define ZIP_LOW(x, y) _mm256_unpacklo_pd(x, y)
-  #define ZIP_HIGH(x, y) _mm256_unpackhi_pd(x, y)
 #endif
 #include "product_kernel.h"
 #undef REAL

@@ -112,17 +112,16 @@ def check_normalization(
         raise TypeError(f"gamma must be a float32 or float64 array, got {name_of(gamma)}")
     if gamma.ndim != 1 or not gamma.size:
         raise ValueError(f"gamma has shape {gamma.shape}, wants (D,)")
-    for name, array in (
-        ("beta", beta),
-        ("running_mean", running_mean),
-        ("running_var", running_var),
-    ):
+    dtype = gamma.dtype.newbyteorder("=")
+    others = {"beta": beta, "running_mean": running_mean, "running_var": running_var}
+    for name, array in others.items():
         if array is None and name != "beta":
             continue
-        if not is_array(array) or array.dtype.type is not gamma.dtype.type:
-            wanted = gamma.dtype.newbyteorder("=")
-            raise TypeError(f"{name} must be a {wanted} array as gamma is, got {name_of(array)}")
+        if not is_array(array) or array.dtype.type is not dtype.type:
+            raise TypeError(f"{name} must be a {dtype} array as gamma is, got {name_of(array)}")
         if array.shape != gamma.shape:
             raise ValueError(f"{name} has shape {array.shape}, wants {gamma.shape} as gamma has")
-        if name != "beta" and not array.flags.writeable:
-            raise ValueError(f"{name} is read-only")
+        if name != "beta" and not (array.flags.carray and array.dtype.isnative):
+            raise ValueError(
+                f"{name} must be C-contiguous, aligned, writeable and in native byte order"
+            )

@@ -172,7 +172,8 @@ class MultiLayerNet:
         self._loss = str(_LOSS("loss", loss))
         use_batchnorm = switch("use_batchnorm", use_batchnorm)
         self._use_dropout = switch("use_dropout", use_dropout)
-        ratio = fraction("dropout_ratio", dropout_ratio) if self._use_dropout else 0.0
+        ratio = fraction("dropout_ratio", dropout_ratio)
+        ratio = ratio if self._use_dropout else 0.0
         self._weight_init_std = _initial_params.checked_std(weight_init_std)
         self._architecture: dict[str, Any] = {
             "sizes": sizes,

@@ -1,4 +1,4 @@
-# What _net.pyx offers _layers.pyx: rows of the kernels' table by name, what drops a share of a layer.
+# What _net.pyx offers _layers.pyx: rows of the kernels' table by name, what drops a layer's share.
 
 from fastopt.kernels.table cimport ActivationRow, LossRow
 from fastopt.net cimport Dropout

@@ -1,6 +1,7 @@
 # Nets, a call each: described, given memory and run with the GIL released once. How a call is cut
 # and run is in _plan.pyx, what its jobs do in kernels/net_jobs.pxi, checks in _net_inputs.pyx and
-# fastopt/_contract.py; names and documentation in fastopt/nets.py. Single layers are in _layers.pyx.
+# fastopt/_contract.py; names and documentation in fastopt/_net_base.py. Single layers have
+# _layers.pyx.
 #
 # A call goes in this order: first all that may run code of the caller's (what becomes an array,
 # mappings and their keys), then all that describes arrays by pointers and sizes, then the jobs. The
@@ -506,8 +507,7 @@ cdef class Network:
         self, Workspace workspace, cnp.ndarray samples, cnp.ndarray targets, cnp.ndarray numbers,
         cnp.ndarray weights, Way way,
     ) except -1:
-        """Describe the samples, targets and weights, and copy the row numbers; all may be None but
-        the samples.
+        """Describe the samples, and copy targets, row numbers and weights, which may be None.
 
         All is checked after this.
         """
@@ -526,9 +526,7 @@ cdef class Network:
         if numbers is not None:
             read_rows(numbers, n_samples, call.rows)
         if targets is not None:
-            workspace.held.append(
-                find_targets(call, self.loss, self.range, targets, n_samples, self.type_num)
-            )
+            find_targets(call, self.loss, self.range, targets, n_samples, self.type_num)
             find_weights(call, weights, n_samples)
         if numbers is not None:
             samples = find_samples(
@@ -546,7 +544,7 @@ cdef class Network:
         """Settle how the batch is cut, and where in the workspace everything goes."""
         cdef NetCall* call = &workspace.call
         cdef bint has_values = targets is not None and (
-            has_rows and (cnp.PyArray_NDIM(targets) > 1 or self.outputs == 1)
+            cnp.PyArray_NDIM(targets) > 1 or not self.range.are_shares
         )
         call.trains = way.back
         cut_blocks(call, way)

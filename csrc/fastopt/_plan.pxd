@@ -1,5 +1,4 @@
-# What _plan.pyx offers those who describe a call: how it is cut, what its phases are, its memory for
-# products, its run.
+# What _plan.pyx offers those who describe a call: how it is cut, its memory for products, its run.
 
 from fastopt._pool cimport Phase
 from fastopt.net cimport NetCall, Op, Slab, Stage
@@ -10,7 +9,8 @@ cdef enum:
     # and where all is kept
     BACKWARD_ROWS = 512
 
-# A block of rows goes forward; then losses are taken, and made the gradient of the scores; then back
+# What a call does: it goes forward, takes losses, turns predictions into the gradient of the
+# scores, goes back
 cdef struct Way:
     bint forward
     bint losses

@@ -12,7 +12,7 @@ from fastopt._pool cimport Phase
 from fastopt._products cimport product_scratch, products, run_products, threads_for
 from fastopt.kernels.table cimport NetJobs
 from fastopt.memory cimport padded
-from fastopt.net cimport AFFINE, GROUP, NORM, NetCall, Op, Slab, Stage, cut
+from fastopt.net cimport AFFINE, NORM, NetCall, Op, Slab, Stage, cut
 
 cdef enum:
     # A block of rows shorter than this is not worth a thread: each thread packs all weights for
@@ -44,19 +44,19 @@ cdef double operations(const NetCall* call, Way way) noexcept:
     single layer goes back by two products: as many.
     """
     cdef const Op* op
-    cdef double products = 0, first = 0, elements = 0
+    cdef double multiplied = 0, first = 0, elements = 0
     cdef int k
     for k in range(call.n_ops):
         op = &call.ops[k]
         if op.kind == AFFINE:
-            products += multiplications(op)
+            multiplied += multiplications(op)
             first = multiplications(op) if k == 0 else first
         else:
             elements += op.columns
-    products *= 1.0 + 2.0 * way.back if way.forward else 2.0 * way.back
+    multiplied *= 1.0 + 2.0 * way.back if way.forward else 2.0 * way.back
     if way.back and call.dx == NULL:
-        products -= first
-    return call.n * (2 * products + ELEMENT_OPERATIONS * elements)
+        multiplied -= first
+    return call.n * (2 * multiplied + ELEMENT_OPERATIONS * elements)
 
 
 cdef double multiplications(const Op* op) noexcept:
@@ -170,7 +170,7 @@ cdef Stage* first_stage(NetCall* call, Stage* stage) noexcept:
 
 
 cdef double mean_loss(const NetCall* call, bint is_weighted) noexcept:
-    """Sum the losses in order; a row of factor 0 counts for nothing, even if its loss is infinite."""
+    """Sum the losses in order; a row of factor 0 counts for nothing, even if it has no number."""
     cdef Py_ssize_t i
     cdef double total = 0
     if not is_weighted:

@@ -1,5 +1,5 @@
-# What _products.pyx offers: the products that were chosen, and the run of jobs with products in them.
-# Who does the products, and on which threads, is decided there.
+# What _products.pyx offers: the products that were chosen, and the run of jobs with products in
+# them. Who does the products, and on which threads, is decided there.
 
 from fastopt._pool cimport Phase
 from fastopt.kernels.table cimport Products

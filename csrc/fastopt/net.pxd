@@ -49,8 +49,7 @@ cdef struct Op:
     Py_ssize_t columns      # M
     Matrix x                # N × D: what it takes
     char* out               # N × M, contiguous; x's where it works in place
-    Matrix dout             # N × M: the gradient with respect to out; ops up to the next product
-                            # turn it in place into that of what they take
+    Matrix dout             # N × M: with respect to out; ops up to the next product share it
     Affine affine
     Norm norm
     const ActivationRow* activation

@@ -223,10 +223,8 @@ cdef inline floating activation_gradient(
         tail = normal_tail(magnitude(kept), power)
         tail = 1 - tail if kept > 0 else tail
         return dout * (tail + <floating> 0.39894228040143267794 * kept * power)
-    else:  # σ(x)·(1 + x·(1 - σ(x))), where σ(|x|) = share and 1 - σ(|x|) = power·share
+    else:  # σ(x)·(1 + x·σ(-x)), both without cancellation from exp(-|x|)
         power = exponential(-magnitude(kept))
         share = 1 / (1 + power)
-        if kept < 0:
-            return dout * (power * share * (1 + kept * share))
-        else:
-            return dout * (share * (1 + kept * (power * share)))
+        tail = power * share
+        return dout * ((tail if kept < 0 else share) * (1 + kept * (share if kept < 0 else tail)))

@@ -1,5 +1,5 @@
-# The table of kernels of one instruction set: every rule, a net's jobs and the matrix products, each
-# at every dtype, handed in a capsule to the modules that call them. No arrays and no functions that
+# The table of kernels of one instruction set: every rule, a net's jobs and the products, each at
+# every dtype, handed in a capsule to the modules that call them. No arrays and no functions that
 # Python sees belong here: this text is compiled once for each instruction set, and only arithmetic
 # may depend on it.
 

@@ -68,8 +68,8 @@ cdef struct Gradients64:
     double (*sum_of_squares)(Py_ssize_t, const double*, const double*) noexcept nogil
     bint (*is_finite)(Py_ssize_t, const double*) noexcept nogil
 
-# Activations over n contiguous numbers: what selects the type, n, x and f(x); or n, what was kept of
-# forward, and the gradient that is multiplied with f'
+# Activations over n contiguous numbers: what selects the type, n, x and f(x); or n, what was kept
+# of forward, and the gradient that is multiplied with f'
 ctypedef void (*activate32)(const void*, Py_ssize_t, const float*, float*) noexcept nogil
 ctypedef void (*activate64)(const void*, Py_ssize_t, const double*, double*) noexcept nogil
 ctypedef void (*activate_backward32)(const void*, Py_ssize_t, const float*, float*) noexcept nogil

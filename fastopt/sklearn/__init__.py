@@ -74,11 +74,6 @@ class MLPClassifier(Fitting, neural_network.MLPClassifier):
         The class labels, sorted.
     {attributes}
 
-    See Also
-    --------
-    fastopt.MultiLayerNet : The net by itself.
-    MLPRegressor : For numbers.
-
     Notes
     -----
     {notes}
@@ -184,6 +179,14 @@ class MLPClassifier(Fitting, neural_network.MLPClassifier):
         -------
         MLPClassifier
             Itself.
+
+        Raises
+        ------
+        ValueError
+            A parameter or the data are not as described in `fit`, or y has a class that is not
+            among `classes`; there is `early_stopping`.
+        AttributeError
+            The solver is 'lbfgs', which has no epochs.
         """
         if _check_partial_fit_first_call(self, classes):
             is_multilabel = type_of_target(y).startswith("multilabel")
@@ -204,6 +207,13 @@ class MLPClassifier(Fitting, neural_network.MLPClassifier):
         array (n_samples,) or (n_samples, n_labels)
             The most probable class of each sample; of several labels 1 where it is more probable
             than not.
+
+        Raises
+        ------
+        ValueError
+            The samples are not as in `fit`.
+        sklearn.exceptions.NotFittedError
+            The estimator is not fitted.
         """
         if not self._needs_no_checks(X):
             return super().predict(X)
@@ -226,6 +236,13 @@ class MLPClassifier(Fitting, neural_network.MLPClassifier):
         -------
         array (n_samples, n_classes)
             In the order of `classes_`; of several labels that of each.
+
+        Raises
+        ------
+        ValueError
+            The samples are not as in `fit`.
+        sklearn.exceptions.NotFittedError
+            The estimator is not fitted.
         """
         if not self._needs_no_checks(X):
             return super().predict_proba(X)  # type: ignore[no-any-return]
@@ -249,6 +266,13 @@ class MLPClassifier(Fitting, neural_network.MLPClassifier):
         -------
         array (n_samples, n_classes)
             -inf where a probability is 0.
+
+        Raises
+        ------
+        ValueError
+            The samples are not as in `fit`.
+        sklearn.exceptions.NotFittedError
+            The estimator is not fitted.
         """
         return super().predict_log_proba(X)  # type: ignore[no-any-return]
 
@@ -271,11 +295,6 @@ class MLPRegressor(Fitting, neural_network.MLPRegressor):
     Attributes
     ----------
     {attributes}
-
-    See Also
-    --------
-    fastopt.MultiLayerNet : The net by itself.
-    MLPClassifier : For classes.
 
     Notes
     -----
@@ -376,6 +395,13 @@ class MLPRegressor(Fitting, neural_network.MLPRegressor):
         -------
         MLPRegressor
             Itself.
+
+        Raises
+        ------
+        ValueError
+            A parameter or the data are not as described in `fit`; there is `early_stopping`.
+        AttributeError
+            The solver is 'lbfgs', which has no epochs.
         """
         self._train(X, y, sample_weight, None, incremental=True)
         return self
@@ -392,6 +418,13 @@ class MLPRegressor(Fitting, neural_network.MLPRegressor):
         -------
         array (n_samples,) or (n_samples, n_outputs)
             Of the loss 'poisson' the exponential of the net's output.
+
+        Raises
+        ------
+        ValueError
+            The samples are not as in `fit`.
+        sklearn.exceptions.NotFittedError
+            The estimator is not fitted.
         """
         if not self._needs_no_checks(X):
             return super().predict(X)  # type: ignore[no-any-return]

@@ -110,7 +110,7 @@ batches and part set aside, so that all results are scikit-learn's to rounding, 
 training is not chaotic. A sparse matrix is made dense a batch at a time.
 
 An optimizer that averages its parameters, by ``ema``, leaves the averages in `coefs_`;
-`partial_fit` goes on from what was averaged."""
+`partial_fit` goes on from what was averaged. The net by itself is `fastopt.MultiLayerNet`."""
 
 
 def documented(cls: Class) -> Class:

@@ -24,6 +24,7 @@ from sklearn.utils.optimize import _check_optimize_result
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from fastopt import _layers
+from fastopt._net import Network
 from fastopt._progress import loss_bar
 from fastopt.sklearn._callbacks import CallbackSupportMixin, Epochs
 from fastopt.sklearn._objective import Objective, mean_loss, packed_like
@@ -96,12 +97,10 @@ class Fitting(CallbackSupportMixin, Predicting):
             A parameter or the data are not as described; the parameters have become infinite or
             NaN, which `coefs_` then shows.
 
-        Warns
+        Notes
         -----
-        sklearn.exceptions.ConvergenceWarning
-            Training ended by `max_iter`, not by `tol`.
-        UserWarning
-            Ctrl-C has ended training; the estimator is fitted as far as it came.
+        A sklearn.exceptions.ConvergenceWarning says that training ended by `max_iter`, not by
+        `tol`. Ctrl-C ends training with a UserWarning; the estimator is fitted as far as it came.
         """
         held_out = None
         if not (X_val is None and y_val is None and sample_weight_val is None):
@@ -223,7 +222,7 @@ class Fitting(CallbackSupportMixin, Predicting):
         self._hold(lists_of(params))
         return params
 
-    def _net_to_train(self, params: Mapping[str, Array]) -> Any:
+    def _net_to_train(self, params: Mapping[str, Array]) -> Network:
         loss = self.out_activation_ if is_classifier(self) else self.loss
         network = self._network(params, loss, self.dropout, self._seed)
         network.steps = self._steps

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import xlogy
 
 from fastopt import _layers
+from fastopt._net import Network
 from fastopt.sklearn._samples import Samples
 
 __all__ = ["Objective", "is_log_loss", "mean_loss", "packed_like"]
@@ -48,7 +49,7 @@ class Objective:
     """
 
     def __init__(
-        self, network: Any, params: dict[str, Array], samples: Samples, alpha: float
+        self, network: Network, params: dict[str, Array], samples: Samples, alpha: float
     ) -> None:
         self.network, self.params, self.samples, self.alpha = network, params, samples, alpha
         self.packed, self.grads = packed_like(params)
@@ -114,7 +115,7 @@ class Objective:
         return float(np.average(losses, weights=weights))
 
 
-def mean_loss(network: Any, params: dict[str, Array], samples: Samples) -> float:
+def mean_loss(network: Network, params: dict[str, Array], samples: Samples) -> float:
     """Return the loss of a net, without penalty, as `Objective` counts it; nothing is clipped."""
     total, loss = samples.weight(None), 0.0
     for rows in samples.stretches():
@@ -135,22 +136,22 @@ def packed_like(params: dict[str, Array], dtype: Any = None) -> tuple[Array, dic
     return packed, views
 
 
-def is_log_loss(network: Any) -> bool:
+def is_log_loss(network: Network) -> bool:
     """Tell whether the net's loss is one of classification."""
     return network.loss in ("softmax", "logistic")
 
 
-def _counted(network: Any, loss: float, samples: Samples, rows: Array | None) -> float:
+def _counted(network: Network, loss: float, samples: Samples, rows: Array | None) -> float:
     """Return the net's mean loss as scikit-learn counts it."""
     if network.loss != "poisson":
         return loss
     t = samples.t if rows is None else samples.t[rows]
     weights = samples.weights if rows is None or samples.weights is None else samples.weights[rows]
-    saturated = np.average((xlogy(t, t) - t).sum(axis=1), weights=weights)
-    return loss * samples.outputs + float(saturated)
+    least = np.average((xlogy(t, t) - t).sum(axis=1), weights=weights)  # of the targets alone
+    return loss * samples.outputs + float(least)
 
 
-def _limit(network: Any) -> float:
+def _limit(network: Network) -> float:
     """Return the loss of a sample beyond which scikit-learn's is another; infinity: nowhere.
 
     With batch normalization or dropout there is nothing of scikit-learn's to be equal to.

@@ -16,6 +16,7 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from fastopt import _layers, _net
+from fastopt._net import Network
 from fastopt.sklearn._samples import predict
 
 __all__ = ["ACTIVATIONS", "RUNNING", "Lists", "Predicting", "lists_of"]
@@ -41,7 +42,7 @@ ACTIVATIONS = {*_net.activations, *_AS_NETS_SAY} - {*_AS_NETS_SAY.values()}
 _FLOATS = (np.dtype(np.float64), np.dtype(np.float32))
 
 # Not attributes: copies and pickles go without
-_networks: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+_networks: WeakKeyDictionary[Any, Network] = WeakKeyDictionary()
 
 
 class Predicting(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
@@ -109,18 +110,18 @@ class Predicting(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
     def _network(
         self, params: Mapping[str, Array], loss: str, dropout: float = 0.0, seed: int = 0
-    ) -> Any:
+    ) -> Network:
         """Return a net for parameters, with the running averages that the attributes hold."""
         n_layers = sum(key[0] == "W" for key in params)
         sizes = (len(params["W1"]), *[len(params[f"b{i}"]) for i in range(1, n_layers + 1)])
         activation = _AS_NETS_SAY.get(self.activation, self.activation)
         has_norms = "gamma1" in params
         dtype = params["W1"].dtype
-        network = _net.Network(sizes, activation, loss, dtype, has_norms, dropout, seed)
+        network = Network(sizes, activation, loss, dtype, has_norms, dropout, seed)
         self._restore_running(network)
         return network
 
-    def _restore_running(self, network: Any) -> None:
+    def _restore_running(self, network: Network) -> None:
         if network.running:
             for letters, name in RUNNING.items():
                 for i, average in enumerate(getattr(self, name), 1):
@@ -155,12 +156,12 @@ class Predicting(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             raise ValueError("there is no hidden layer: hidden_layer_sizes is empty")
         X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
         params = _converted(self._params(), X.dtype)
-        norm = [params.pop(f"{letter}{n_hidden}", None) for letter in _OF_NORMS]
+        gamma, beta = [params.pop(f"{letter}{n_hidden}", None) for letter in _OF_NORMS]
         inner = {key: p for key, p in params.items() if not key.endswith(str(n_hidden + 1))}
         values = predict(self._network(inner, _OTHER_LOSS), inner, X)
-        if norm[0] is not None:
-            running = [getattr(self, name)[-1] for name in RUNNING.values()]
-            values, _ = _layers.batchnorm_forward(values, *norm, *running, False)
+        if gamma is not None and beta is not None:
+            mean, variance = [getattr(self, name)[-1] for name in RUNNING.values()]
+            values, _ = _layers.batchnorm_forward(values, gamma, beta, mean, variance, False)
         return _layers.activation_forward(
             _AS_NETS_SAY.get(self.activation, self.activation), values
         )[0]
@@ -193,7 +194,7 @@ def _converted(params: dict[str, Array], *given: Any) -> dict[str, Array]:
     return {key: p.astype(dtype, copy=False) for key, p in arrays.items()}
 
 
-def _fits(network: Any, activation: str, params: Mapping[str, Array]) -> bool:
+def _fits(network: Network, activation: str, params: Mapping[str, Array]) -> bool:
     """Tell whether a net is one for these parameters."""
     return bool(
         network.activation == _AS_NETS_SAY.get(activation, activation)

@@ -12,6 +12,8 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
+from fastopt._net import Network
+
 __all__ = ["Samples", "predict"]
 
 Array = NDArray[Any]
@@ -35,9 +37,10 @@ class Samples:
         The net.
     """
 
-    def __init__(self, X: Any, y: Array, weights: Array | None, network: Any) -> None:
+    def __init__(self, X: Any, y: Array, weights: Array | None, network: Network) -> None:
         dtype = network.dtype
-        self.n, self.outputs = y.shape
+        self.n: int = y.shape[0]
+        self.outputs: int = y.shape[1]
         self.is_sparse = scipy.sparse.issparse(X)
         self.x = X.tocsr().astype(dtype, copy=False) if self.is_sparse else _required(X, dtype)
         self.t = y.argmax(axis=1) if network.loss == "softmax" else _required(y, dtype)
@@ -65,10 +68,10 @@ class Samples:
             yield np.arange(self.n)[rows]
 
 
-def predict(network: Any, params: dict[str, Array], X: Any) -> Array:
+def predict(network: Network, params: dict[str, Array], X: Any) -> Array:
     """Return a net's scores of an array or a sparse matrix."""
     if not scipy.sparse.issparse(X):
-        return network.predict(params, X)  # type: ignore[no-any-return]
+        return network.predict(params, X)
     X = X.tocsr()
     scores = [network.predict(params, _dense(X[rows])) for rows in _stretches(X)]
     return np.concatenate(scores)

@@ -286,10 +286,10 @@ class MLPRegressor(Fitting, neural_network.MLPRegressor):
     Parameters
     ----------
     loss : {'squared_error', 'absolute_error', 'huber', 'poisson'}
-        Of one output h and target t, weighted means over the samples: ½(h - t)²; |h - t|; Huber's,
-        ½(h - t)² where that is below ½ and |h - t| - ½ beyond; Poisson's deviance of the
-        prediction exp h, halved, for t ≥ 0. Of several outputs the gradient is that of the sum;
-        `loss_` is their mean, and Poisson's their sum.
+        Weighted means over the samples. Of the difference d of prediction and target: ½d²; abs d;
+        Huber's, ½d² where abs d is below 1, and abs d - ½ beyond; or half of Poisson's deviance,
+        for targets ≥ 0, of predictions that are exponentials of the net's output. Of several
+        outputs the gradient is that of the sum; `loss_` is their mean, and Poisson's their sum.
     {parameters}
 
     Attributes

@@ -42,11 +42,11 @@ ALWAYS_INLINE Py_ssize_t NAME(column)(int j, int vectors, Py_ssize_t last) {
 
 /* One tile: rows × vectors of c. An element (i, p) of a is at a[i·row + p·column]; row p of the panel
    begins at panel[p·step], and its last vector `from` further on. Of the last vector only the upper
-   half is computed if it is `halved`. */
+   half is computed if it is `halved`. Rows of the panel are copied on the way if it `copies`. */
 ALWAYS_INLINE void NAME(tile)(
     int rows, int vectors, int halved, Py_ssize_t k, const REAL *a, Py_ssize_t row,
-    Py_ssize_t column, const REAL *panel, Py_ssize_t step, Py_ssize_t from, REAL *c, Py_ssize_t ldc,
-    Py_ssize_t last, int adds
+    Py_ssize_t column, const REAL *panel, Py_ssize_t step, Py_ssize_t from, int copies, REAL *copy,
+    REAL *c, Py_ssize_t ldc, Py_ssize_t last, int adds
 ) {
     const int whole = vectors - halved;
     VECTOR sums[TILE_ROWS][TILE_VECTORS], b[TILE_VECTORS];
@@ -67,6 +67,11 @@ ALWAYS_INLINE void NAME(tile)(
             b[j] = *(const ANYWHERE *) (panel + NAME(column)(j, vectors, from));
         }
         if (halved) half_b = *(const HALF_ANYWHERE *) (panel + from + LANES / 2);
+        if (copies) {
+            UNROLLED for (int j = 0; j < whole; j++) *(VECTOR *) (copy + j * LANES) = b[j];
+            if (halved) *(HALF *) (copy + whole * LANES + LANES / 2) = half_b;
+            copy += vectors * LANES;
+        }
         UNROLLED for (int i = 0; i < rows; i++) {
             const VECTOR element = a[i * row] - (VECTOR) { 0 };
             UNROLLED for (int j = 0; j < whole; j++) {
@@ -108,11 +113,13 @@ ALWAYS_INLINE void NAME(fetch)(const NAME(ahead) *ahead, Py_ssize_t tile) {
 }
 
 /* A panel of b: `width` columns from `first` on, so many vectors. The last vector begins at `last` in
-   c, counted from the first column, and `from` in the panel's rows, which lie `step` apart. */
+   c, counted from the first column, and `from` in the panel's rows, which lie `step` apart. If there
+   is a `copy`, the first tile copies the panel to it, the others read it. */
 typedef struct {
     int vectors;
     Py_ssize_t first, width, last, step, from;
     const REAL *at;
+    REAL *copy;
 } NAME(panel);
 
 /* All rows of c under one panel. Tiles of a lie `next` apart; in a packed a they follow each other,
@@ -122,18 +129,27 @@ ALWAYS_INLINE void NAME(tiles)(
     Py_ssize_t column, Py_ssize_t next, const NAME(panel) *panel, const NAME(ahead) *ahead, REAL *c,
     Py_ssize_t ldc, int adds
 ) {
-#define TILE(rows) \
+    const REAL *at = panel->at;
+    Py_ssize_t step = panel->step, from = panel->from, i = 0;
+#define TILE(rows, copies) \
     NAME(tile)( \
-        rows, vectors, halved, k, a, row, column, panel->at, panel->step, panel->from, c, ldc, \
+        rows, vectors, halved, k, a, row, column, at, step, from, copies, panel->copy, c, ldc, \
         panel->last, adds \
     )
-    for (Py_ssize_t i = 0; m >= TILE_ROWS; m -= TILE_ROWS, i++, a += next, c += TILE_ROWS * ldc) {
-        if (ahead->n) NAME(fetch)(ahead, i);
-        TILE(TILE_ROWS);
+    if (panel->copy) {  /* m is TILE_ROWS or more */
+        TILE(TILE_ROWS, 1);
+        at = panel->copy;
+        step = vectors * LANES;
+        from = step - LANES;
+        m -= TILE_ROWS, i++, a += next, c += TILE_ROWS * ldc;
     }
-    for (; m >= 4; m -= 4, a += 4 * row, c += 4 * ldc) TILE(4);
-    for (; m >= 2; m -= 2, a += 2 * row, c += 2 * ldc) TILE(2);
-    for (; m > 0; m--, a += row, c += ldc) TILE(1);
+    for (; m >= TILE_ROWS; m -= TILE_ROWS, i++, a += next, c += TILE_ROWS * ldc) {
+        if (ahead->n) NAME(fetch)(ahead, i);
+        TILE(TILE_ROWS, 0);
+    }
+    for (; m >= 4; m -= 4, a += 4 * row, c += 4 * ldc) TILE(4, 0);
+    for (; m >= 2; m -= 2, a += 2 * row, c += 2 * ldc) TILE(2, 0);
+    for (; m > 0; m--, a += row, c += ldc) TILE(1, 0);
 #undef TILE
 }
 
@@ -200,8 +216,8 @@ ALWAYS_INLINE void NAME(transpose)(const REAL *from, Py_ssize_t ld, REAL *to, Py
     UNROLLED for (int i = 0; i < GROUP; i++) *(PAIR *) (to + i * width) = rows[i];
 }
 
-/* Copy a panel of b, whose element (p, j) is at b[p·row + j·column]: k rows of whole vectors. Not
-   inlined: it needs the registers for itself. */
+/* Copy a panel of b that is transposed or narrower than a vector, k rows of whole vectors; its element
+   (p, j) is at b[p·row + j·column]. Not inlined: it needs the registers for itself. */
 static NOT_INLINE void NAME(pack_b)(
     Py_ssize_t k, const NAME(panel) *panel, const REAL *b, Py_ssize_t row, Py_ssize_t column, REAL *to
 ) {
@@ -211,13 +227,6 @@ static NOT_INLINE void NAME(pack_b)(
         for (; p < k; p++, to += LANES) {
             *(VECTOR *) to = (VECTOR) { 0 };
             for (Py_ssize_t j = 0; j < panel->width; j++) to[j] = b[p * row + j * column];
-        }
-    } else if (column == 1) {
-        for (; p < k; p++, b += row, to += width) {
-            for (int j = 0; j < panel->vectors; j++) {
-                *(VECTOR *) (to + j * LANES)
-                    = *(const ANYWHERE *) (b + NAME(column)(j, panel->vectors, panel->last));
-            }
         }
     } else {
         for (Py_ssize_t j = 0; j < width; j += 2 * GROUP, to += 2 * GROUP) {
@@ -251,10 +260,18 @@ ALWAYS_INLINE NAME(panel) NAME(cut_panel)(Py_ssize_t n, Py_ssize_t r) {
 ALWAYS_INLINE void NAME(place_panel)(
     NAME(panel) *panel, Py_ssize_t k, const REAL *b, Py_ssize_t row, Py_ssize_t column, REAL *copy
 ) {
-    panel->at = copy ? copy : b + panel->first;
-    panel->step = copy ? panel->vectors * LANES : row;
-    panel->from = copy ? panel->step - LANES : panel->last;
-    if (copy) NAME(pack_b)(k, panel, b + panel->first * column, row, column, copy);
+    b += panel->first * column;
+    if (copy && (column != 1 || panel->width < LANES)) {
+        NAME(pack_b)(k, panel, b, row, column, copy);
+        panel->at = copy;
+        panel->step = panel->vectors * LANES;
+        panel->from = panel->step - LANES;
+    } else {
+        panel->at = b;
+        panel->step = row;
+        panel->from = panel->last;
+        panel->copy = copy;
+    }
 }
 
 /* Write rows of c, n wide, that lie turned, one in each of `width` columns. */

@@ -1,21 +1,21 @@
 /* c := op(a)·op(b) for row-major matrices of one dtype, REAL: op(a) m × k, op(b) k × n, c m × n; op
-   transposes where its flag is set; ld* are the lengths of stored rows. Included by products.h, which
-   defines REAL, NAME and some operations, once for each dtype. Threads and shapes of nets do not belong
-   here.
+   transposes where its flag is set; ld* are the lengths of stored rows. Included by products.h,
+   which defines REAL, NAME and some operations, once for each dtype. Threads and shapes of nets do
+   not belong here.
 
-   As Goto and van de Geijn (2008) cut it: a panel of b, some vectors wide and at most MAX_DEPTH deep,
-   is kept near; a tile of c, TILE_ROWS rows of it by the panel's width, is summed up in registers,
-   element by element of a, each multiplied with a row of the panel. Panels are copied to where they
-   lie contiguous, and tiles of a to where they follow each other, if that pays; else both are read
-   where they lie.
+   As Goto and van de Geijn (2008) cut it: a panel of b, some vectors wide and at most MAX_DEPTH
+   deep, is kept near; a tile of c, TILE_ROWS rows of it by the panel's width, is summed up in
+   registers, element by element of a, each multiplied with a row of the panel. Panels are copied to
+   where they lie contiguous, and tiles of a to where they follow each other, if that pays; else
+   both are read where they lie.
 
    Every element of c is the sum over k in order, a fused multiply-add each, begun anew every
    MAX_DEPTH or fewer elements; so the bits depend neither on where in c it stands, nor on how c is
    cut into calls, nor on the instruction set.
 
-   The last vector of a panel ends where the row ends, and may overlap the one before it, which is in
-   the same panel (the last panel has two vectors at least if c has): both then compute the same. Of
-   one that overlaps by half or more, the upper half is enough, which is half the work where wide
+   The last vector of a panel ends where the row ends, and may overlap the one before it, which is
+   in the same panel (the last panel has two vectors at least if c has): both then compute the same.
+   Of one that overlaps by half or more, the upper half is enough, which is half the work where wide
    vectors are computed in two halves. A c that is narrower than a vector is computed turned, its
    rows in the lanes, and turned back. */
 
@@ -40,9 +40,9 @@ ALWAYS_INLINE Py_ssize_t NAME(column)(int j, int vectors, Py_ssize_t last) {
     return j + 1 < vectors ? j * LANES : last;
 }
 
-/* One tile: rows × vectors of c. An element (i, p) of a is at a[i·row + p·column]; row p of the panel
-   begins at panel[p·step], and its last vector `from` further on. Of the last vector only the upper
-   half is computed if it is `halved`. Rows of the panel are copied on the way if it `copies`. */
+/* One tile: rows × vectors of c. An element (i, p) of a is at a[i·row + p·column]; row p of the
+   panel begins at panel[p·step], and its last vector `from` further on. Of the last vector only the
+   upper half is computed if it is `halved`. The panel is copied on the way if the tile `copies`. */
 ALWAYS_INLINE void NAME(tile)(
     int rows, int vectors, int halved, Py_ssize_t k, const REAL *a, Py_ssize_t row,
     Py_ssize_t column, const REAL *panel, Py_ssize_t step, Py_ssize_t from, int copies, REAL *copy,
@@ -112,9 +112,9 @@ ALWAYS_INLINE void NAME(fetch)(const NAME(ahead) *ahead, Py_ssize_t tile) {
     }
 }
 
-/* A panel of b: `width` columns from `first` on, so many vectors. The last vector begins at `last` in
-   c, counted from the first column, and `from` in the panel's rows, which lie `step` apart. If there
-   is a `copy`, the first tile copies the panel to it, the others read it. */
+/* A panel of b: `width` columns from `first` on, so many vectors. The last vector begins at `last`
+   in c, counted from the first column, and `from` in the panel's rows, which lie `step` apart. If
+   there is a `copy`, the first tile copies the panel to it, and the others read that. */
 typedef struct {
     int vectors;
     Py_ssize_t first, width, last, step, from;
@@ -199,8 +199,8 @@ static void NAME(pack_a)(
     }
 }
 
-/* Turn 2·GROUP rows of GROUP columns, at distances ld, and write them at distances `width`. They are
-   loaded by groups, two to a vector, which zips put in order. Wider vectors take longer to fill. */
+/* Turn 2·GROUP rows of GROUP columns, at distances ld, and write them at distances `width`. They
+   are loaded by groups, two to a vector, which zips put in order. Wider vectors gain nothing. */
 ALWAYS_INLINE void NAME(transpose)(const REAL *from, Py_ssize_t ld, REAL *to, Py_ssize_t width) {
     PAIR rows[GROUP], zipped[GROUP];
     UNROLLED for (int i = 0; i < GROUP; i++) {
@@ -216,10 +216,11 @@ ALWAYS_INLINE void NAME(transpose)(const REAL *from, Py_ssize_t ld, REAL *to, Py
     UNROLLED for (int i = 0; i < GROUP; i++) *(PAIR *) (to + i * width) = rows[i];
 }
 
-/* Copy a panel of b that is transposed or narrower than a vector, k rows of whole vectors; its element
-   (p, j) is at b[p·row + j·column]. Not inlined: it needs the registers for itself. */
+/* Copy a panel of b that is transposed or narrower than a vector, k rows of whole vectors; element
+   (p, j) of it is at b[p·row + j·column]. Not inlined: it needs the registers for itself. */
 static NOT_INLINE void NAME(pack_b)(
-    Py_ssize_t k, const NAME(panel) *panel, const REAL *b, Py_ssize_t row, Py_ssize_t column, REAL *to
+    Py_ssize_t k, const NAME(panel) *panel, const REAL *b, Py_ssize_t row, Py_ssize_t column,
+    REAL *to
 ) {
     const Py_ssize_t width = panel->vectors * LANES, overlap = width - panel->width;
     Py_ssize_t p = 0;

@@ -1,9 +1,10 @@
 /* Matrix products for the instruction set that a kernels' module is compiled for: how wide its
-   registers are, how it multiplies and adds, what pays. The algorithm is in product_kernel.h, included here for
-   each dtype. In the baseline, on processors other than x86-64, and where the compiler has no vectors
-   (Visual C++), HAS_PRODUCTS is 0 and BLAS does the products.
+   registers are, how it multiplies and adds, what pays. The algorithm is in product_kernel.h,
+   included here for each dtype. In the baseline, on processors other than x86-64, and where the
+   compiler has no vectors (Visual C++), HAS_PRODUCTS is 0 and BLAS does the products.
 
-   Fused multiply-add is asked for by name, in products alone: compilers may not contract (setup.py). */
+   Fused multiply-add is asked for by name, in products alone: compilers may not contract
+   (setup.py). */
 
 #ifndef FASTOPT_PRODUCTS_H
 #define FASTOPT_PRODUCTS_H
@@ -49,10 +50,10 @@
    set, for the bits of a product depend on it and on nothing else. */
 #define MAX_DEPTH 400
 
-/* What pays was measured (bench/products.py), per instruction set above where that matters: up to
-   MAX_ROWS_IF_NEAR rows of c, b is read in place if its rows lie near each other, up to
-   MAX_ROWS_IF_FAR if they don't. From MIN_PANELS_TO_PACK panels on, a transposed a whose rows lie far
-   from each other is packed, so many rows at a time. */
+/* What pays was measured (bench/products.py), for each instruction set where they differ (above).
+   b is read in place for up to MAX_ROWS_IF_NEAR rows of c if its rows lie near each other, for up
+   to MAX_ROWS_IF_FAR if they don't. From MIN_PANELS_TO_PACK panels on, a transposed a whose rows
+   lie far from each other is packed, MAX_PACKED_ROWS rows of c at a time. */
 #define MAX_NEAR_BYTES 2048
 #define MAX_PACKED_ROWS 1024
 /* A b of so many bytes is not in a core's own cache: what is next to be copied is fetched before. A

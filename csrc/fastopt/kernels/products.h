@@ -31,42 +31,79 @@
 #include <string.h>
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
-#define UNROLLED _Pragma("GCC unroll 16")
+#if defined(__clang__)
+  #define UNROLLED _Pragma("clang loop unroll(full)")
+#else
+  #define UNROLLED _Pragma("GCC unroll 16")
+#endif
 
+/* What zips (unpacklo, unpackhi) take for a row of its own: they mix no two of these */
+#define GROUP_BYTES 16
 /* Elements of a sum that are added up in registers before they are added to c: what they are
    multiplied with, a panel of b, then stays in a core's own cache. The same for every instruction
    set, for the bits of a product depend on it and on nothing else. */
 #define MAX_DEPTH 400
 /* Rows of a that are packed at a time, where it is packed */
+#ifndef MAX_PACKED_ROWS
 #define MAX_PACKED_ROWS 240
+#endif
 /* Rows of c up to which it does not pay to copy b */
 #define MAX_ROWS_IN_PLACE (2 * TILE_ROWS)
-/* Panels of b from which on it pays to pack a */
+#ifndef MAX_ROW_BYTES_IN_PLACE
+#define MAX_ROW_BYTES_IN_PLACE 1200
+#endif
+/* Panels of b from which on it pays to pack an a that is transposed */
+#ifndef MIN_PANELS_TO_PACK
 #define MIN_PANELS_TO_PACK 4
+#endif
+
+ALWAYS_INLINE __m256 load_groups(const void *low, const void *high) {
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(low)), _mm_loadu_ps(high), 1);
+}
 
 #define REAL float
 #define NAME(name) name##_float
+#define ZIP_LOW(x, y) _mm256_unpacklo_ps(x, y)
+#define ZIP_HIGH(x, y) _mm256_unpackhi_ps(x, y)
 #if VECTOR_BYTES == 64
   #define MULTIPLY_ADD(x, y, z) _mm512_fmadd_ps(x, y, z)
+  #define HALF_MULTIPLY_ADD(x, y, z) _mm256_fmadd_ps(x, y, z)
+  #define LOWER_HALF(x) _mm512_castps512_ps256(x)
 #else
   #define MULTIPLY_ADD(x, y, z) _mm256_fmadd_ps(x, y, z)
+  #define HALF_MULTIPLY_ADD(x, y, z) _mm_fmadd_ps(x, y, z)
+  #define LOWER_HALF(x) _mm256_castps256_ps128(x)
 #endif
 #include "product_kernel.h"
 #undef REAL
 #undef NAME
 #undef MULTIPLY_ADD
+#undef HALF_MULTIPLY_ADD
+#undef LOWER_HALF
+#undef ZIP_LOW
+#undef ZIP_HIGH
 
 #define REAL double
 #define NAME(name) name##_double
+#define ZIP_LOW(x, y) _mm256_unpacklo_pd(x, y)
+#define ZIP_HIGH(x, y) _mm256_unpackhi_pd(x, y)
 #if VECTOR_BYTES == 64
   #define MULTIPLY_ADD(x, y, z) _mm512_fmadd_pd(x, y, z)
+  #define HALF_MULTIPLY_ADD(x, y, z) _mm256_fmadd_pd(x, y, z)
+  #define LOWER_HALF(x) _mm512_castpd512_pd256(x)
 #else
   #define MULTIPLY_ADD(x, y, z) _mm256_fmadd_pd(x, y, z)
+  #define HALF_MULTIPLY_ADD(x, y, z) _mm_fmadd_pd(x, y, z)
+  #define LOWER_HALF(x) _mm256_castpd256_pd128(x)
 #endif
 #include "product_kernel.h"
 #undef REAL
 #undef NAME
 #undef MULTIPLY_ADD
+#undef HALF_MULTIPLY_ADD
+#undef LOWER_HALF
+#undef ZIP_LOW
+#undef ZIP_HIGH
 
 #else
 

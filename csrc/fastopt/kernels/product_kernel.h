@@ -351,12 +351,14 @@ static void NAME(product)(
     const int is_fetched = is_copied && n * k * (Py_ssize_t) sizeof(REAL) >= MIN_BYTES_TO_FETCH;
     REAL *copy = is_copied ? scratch : NULL;
     REAL *packed = (REAL *) scratch + (k < MAX_DEPTH ? k : MAX_DEPTH) * TILE_VECTORS * LANES;
-    Py_ssize_t rows;
+    const Py_ssize_t blocks = is_packed ? (m + MAX_PACKED_ROWS - 1) / MAX_PACKED_ROWS : 1;
     for (Py_ssize_t q = 0; q < depths; q++) {
         const Py_ssize_t p = k * q / depths, depth = k * (q + 1) / depths - p;
-        for (Py_ssize_t i = 0; i < m; i += rows) {
+        for (Py_ssize_t s = 0; s < blocks; s++) {  /* equal ones: none is smaller than a tile */
+            const Py_ssize_t i = m * s / blocks / TILE_ROWS * TILE_ROWS;
+            const Py_ssize_t end = m * (s + 1) / blocks / TILE_ROWS * TILE_ROWS;
+            const Py_ssize_t rows = (s + 1 < blocks ? end : m) - i;
             const REAL *tiles = a + i * a_row + p * a_column;
-            rows = is_packed && m - i > MAX_PACKED_ROWS ? MAX_PACKED_ROWS : m - i;
             if (is_packed) NAME(pack_a)(rows, depth, tiles, a_row, a_column, packed);
             for (Py_ssize_t r = 0; r < panels; r++) {
                 NAME(panel) panel = NAME(cut_panel)(n, r);

@@ -126,6 +126,19 @@ def test_targets_of_any_real_dtype(package, dtype):
 
 
 @both
+@pytest.mark.parametrize("loss", ["softmax", "squared_error"])
+def test_targets_may_lie_where_gradients_go(package, loss):
+    """They are read before anything is written."""
+    net = a_net(package, sizes=(4, 3, 3), loss=loss)
+    out = {key: np.empty_like(p) for key, p in net.params.items()}
+    out["W2"][:] = np.full((3, 3), 1 / 3)
+    wanted = net.gradient(X, out["W2"].copy())
+    net.gradient(X, out["W2"], out=out)
+    for key, g in wanted.items():
+        np.testing.assert_array_equal(out[key], g)
+
+
+@both
 def test_targets_beyond_float32_are_infinite_in_it(package):
     net = a_net(package, SIZES, loss="squared_error")
     assert net.loss(X, np.full((3, 2), 1e300)) == np.inf

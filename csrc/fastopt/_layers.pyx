@@ -287,7 +287,7 @@ def batchnorm_gradient(dout, tuple kept, cnp.ndarray gamma):
 def softmax_loss_forward(x, t):
     """Return the mean cross-entropy, softmax(x), and the targets: class numbers, or a matrix."""
     t = np.asarray(t)  # may run code of the caller's: before anything is looked at
-    cdef cnp.ndarray y = copy(as_scores(x)), kept
+    cdef cnp.ndarray y = copy(as_scores(x)), values = empty_like(y)
     cdef cnp.npy_intp n = cnp.PyArray_DIM(y, 0)
     cdef cnp.ndarray losses = cnp.PyArray_EMPTY(1, &n, cnp.NPY_FLOAT64, 0)
     cdef cnp.ndarray classes = cnp.PyArray_EMPTY(1, &n, cnp.NPY_INTP, 0)
@@ -295,14 +295,10 @@ def softmax_loss_forward(x, t):
     begin_loss(&layer, "softmax", y)
     layer.call.losses = <double*> cnp.PyArray_DATA(losses)
     layer.call.targets.classes = <Py_ssize_t*> cnp.PyArray_DATA(classes)
-    kept = find_targets(
-        &layer.call, "softmax", range_of("softmax"), t, n, cnp.PyArray_TYPE(y)
-    )
-    if layer.call.targets.classes != NULL:
-        kept = classes
-    elif np.may_share_memory(kept, t):
-        kept = copy(kept)
+    layer.call.targets.values = <char*> cnp.PyArray_DATA(values)
+    find_targets(&layer.call, "softmax", range_of("softmax"), t, n, cnp.PyArray_TYPE(y))
     run_layer(&layer, LOSSES)
+    kept = values if layer.call.targets.classes == NULL else classes
     return mean_loss(&layer.call, False), y, kept
 
 

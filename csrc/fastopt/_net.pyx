@@ -504,8 +504,7 @@ cdef class Network:
         self, Workspace workspace, cnp.ndarray samples, cnp.ndarray targets, cnp.ndarray numbers,
         cnp.ndarray weights, Way way,
     ) except -1:
-        """Describe the samples, targets and weights, and copy the row numbers; all may be None but
-        the samples.
+        """Describe the samples, and copy targets, row numbers and weights, which may be None.
 
         All is checked after this.
         """
@@ -524,9 +523,7 @@ cdef class Network:
         if numbers is not None:
             read_rows(numbers, n_samples, call.rows)
         if targets is not None:
-            workspace.held.append(
-                find_targets(call, self.loss, self.range, targets, n_samples, self.type_num)
-            )
+            find_targets(call, self.loss, self.range, targets, n_samples, self.type_num)
             find_weights(call, weights, n_samples)
         if numbers is not None:
             samples = find_samples(
@@ -544,7 +541,7 @@ cdef class Network:
         """Settle how the batch is cut, and where in the workspace everything goes."""
         cdef NetCall* call = &workspace.call
         cdef bint has_values = targets is not None and (
-            has_rows and (cnp.PyArray_NDIM(targets) > 1 or self.outputs == 1)
+            cnp.PyArray_NDIM(targets) > 1 or not self.range.are_shares
         )
         call.trains = way.back
         cut_blocks(call, way)

@@ -40,7 +40,7 @@ cdef struct Range:
     bint are_shares
 
 cdef Range range_of(str loss)
-cdef cnp.ndarray find_targets(
+cdef int find_targets(
     NetCall* call, str loss, Range wanted, cnp.ndarray given, Py_ssize_t n_samples, int type_num,
-)
+) except -1
 cdef int find_weights(NetCall* call, cnp.ndarray given, Py_ssize_t n_samples) except -1

@@ -331,12 +331,12 @@ cdef Range range_of(str loss):
     return Range(least, largest, loss == "softmax")
 
 
-cdef cnp.ndarray find_targets(
+cdef int find_targets(
     NetCall* call, str loss, Range wanted, cnp.ndarray given, Py_ssize_t n_samples, int type_num,
-):
-    """Describe the targets of a batch: as classes where they are, else as a matrix.
+) except -1:
+    """Copy the targets of a batch: as classes where they are, else as a matrix.
 
-    The array that was described is returned: the caller must hold on to it.
+    Where both are wanted, there is room for both; what there isn't becomes NULL.
     """
     cdef Targets* targets = &call.targets
     if (
@@ -345,27 +345,25 @@ cdef cnp.ndarray find_targets(
         and cnp.PyArray_DIM(given, 0) == n_samples
         and cnp.PyArray_ISINTEGER(given)
     ):
-        given = as_integers(given)
-        read_labels(given, call.n, call.rows, call.outputs, targets.classes)
         targets.values = NULL
-        return given
+        return read_labels(as_integers(given), call.n, call.rows, call.outputs, targets.classes)
     if not take_values(call, given, n_samples, type_num) or not are_in_range(call, wanted):
         given = _targets.checked_targets(
             loss, given, n_samples, call.outputs, cnp.PyArray_DescrFromType(type_num),
             rows_of(call),
         )
-        targets.values = <char*> cnp.PyArray_DATA(given)
+        memcpy(targets.values, cnp.PyArray_DATA(given), call.n * call.outputs * call.item)
     if wanted.are_shares and are_classes(call):
         targets.values = NULL
     else:
         targets.classes = NULL
-    return given
+    return 0
 
 
 cdef bint take_values(
     NetCall* call, cnp.ndarray given, Py_ssize_t n_samples, int type_num,
 ) noexcept:
-    """Describe a matrix of targets, its rows copied if they are taken by number; False if not."""
+    """Copy a matrix of targets; False if it is not as it must be."""
     cdef Py_ssize_t size = call.outputs * call.item, i
     cdef char* data = <char*> cnp.PyArray_DATA(given)
     cdef int n_dim = cnp.PyArray_NDIM(given)
@@ -378,10 +376,10 @@ cdef bint take_values(
     ):
         return False
     if call.rows == NULL:
-        call.targets.values = data
-        return True
-    for i in range(call.n):
-        memcpy(call.targets.values + i * size, data + call.rows[i] * size, size)
+        memcpy(call.targets.values, data, call.n * size)
+    else:
+        for i in range(call.n):
+            memcpy(call.targets.values + i * size, data + call.rows[i] * size, size)
     return True
 
 

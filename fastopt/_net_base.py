@@ -58,9 +58,9 @@ class MultiLayerNet:
         λ of the penalty 0.5·λ·ΣW² in the loss, ≥ 0; nothing but weights is decayed.
     loss : str
         Of a sample with scores h and targets t: 'softmax', log Σ exp h - h_t, for one of C classes;
-        'logistic', Σ log(1 + exp h) - t·h, for C answers of yes or no; and for regressions, each
-        the mean over outputs, 'squared_error', (h - t)²/2, 'absolute_error', |h - t|, 'huber', the
-        former where |h - t| < 1 and |h - t| - 1/2 elsewhere, and 'poisson', exp h - t·h.
+        'logistic', Σ log(1 + exp h) - t·h, for C answers of yes or no; and for regressions, with
+        d = h - t, each the mean over outputs, 'squared_error', d²/2, 'absolute_error', ``|d|``,
+        'huber', d²/2 where ``|d| < 1`` and ``|d| - 1/2`` elsewhere, and 'poisson', exp h - t·h.
     use_batchnorm : bool
         Normalize what each hidden Affine layer returns, by mean and variance over the batch.
     use_dropout : bool

@@ -14,7 +14,14 @@ from numpy.typing import ArrayLike, NDArray
 from fastopt._targets import checked_targets
 from fastopt.typing import Array
 
-__all__ = ["class_labels", "classes", "r_squared", "require_classes", "right_rows"]
+__all__ = [
+    "CLASSIFIERS",
+    "class_labels",
+    "classes",
+    "r_squared",
+    "require_classes",
+    "right_rows",
+]
 
 CLASSIFIERS = ("softmax", "logistic")
 """The losses whose targets are classes: one of many, or for each output whether it is one."""

@@ -17,6 +17,7 @@ from fastopt._net_inputs cimport (
     as_plain,
     as_samples,
     as_scores,
+    check_matrix,
     check_shape,
     check_weights,
     class_indices,
@@ -144,7 +145,9 @@ def affine_forward(x, W, b):
     cdef Layer layer
     begin_layer(&layer, AFFINE, type_num, False)
     cdef Op* op = &layer.op
-    cdef cnp.ndarray samples = as_matrix(as_samples(x, W.shape[0], type_num), &op.x)
+    cdef cnp.ndarray samples = as_matrix(
+        as_samples(x, cnp.PyArray_DIM(W, 0), type_num), &op.x
+    )
     cdef cnp.ndarray _weights = as_matrix(as_floats("W", W, type_num), &op.affine.W)
     cdef cnp.ndarray bias = as_c_order(as_floats("b", b, type_num))
     cdef cnp.ndarray out = empty_matrix(op.x.rows, op.affine.W.columns, type_num)
@@ -168,14 +171,14 @@ def affine_gradient(dout, cnp.ndarray x, W, b, dW=None, db=None):
     if cnp.PyArray_NDIM(x) != 2 or cnp.PyArray_DIM(x, 0) == 0:
         raise ValueError(f"x was changed since forward: its shape is now {(<object> x).shape}")
     cdef cnp.ndarray dout_array = as_floats("dout", dout, type_num)
-    check_shape("dout", dout_array, (cnp.PyArray_DIM(x, 0), W.shape[1]))
-    check_shape("W", W, (cnp.PyArray_DIM(x, 1), W.shape[1]))
+    check_matrix("dout", dout_array, cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(b, 0))
+    check_matrix("W", W, cnp.PyArray_DIM(x, 1), cnp.PyArray_DIM(b, 0))
     x = as_matrix(as_floats("x", x, type_num), &op.x)
     dout_array = as_matrix(dout_array, &op.dout)
     cdef cnp.ndarray _weights = as_matrix(as_floats("W", W, type_num), &op.affine.W)
     cdef cnp.ndarray dW_array = as_output("dW", dW, W, inputs)
     cdef cnp.ndarray db_array = as_output("db", db, b, inputs)
-    if np.may_share_memory(dW_array, db_array):
+    if dW is not None and db is not None and np.may_share_memory(dW_array, db_array):
         raise ValueError("dW and db overlap in memory")
     cdef cnp.ndarray dx = empty_matrix(op.x.rows, op.x.columns, type_num), shares = db_array
     op.affine.dW = <char*> cnp.PyArray_DATA(dW_array)

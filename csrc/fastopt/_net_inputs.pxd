@@ -14,6 +14,7 @@ cdef cnp.ndarray as_matrix(cnp.ndarray a, Matrix* matrix)
 cdef cnp.ndarray empty_matrix(Py_ssize_t rows, Py_ssize_t columns, int type_num)
 cdef int as_int(Py_ssize_t n) except -1
 cdef int check_real(str name, cnp.ndarray a) except -1
+cdef int check_matrix(str name, cnp.ndarray a, Py_ssize_t rows, Py_ssize_t columns) except -1
 cdef int check_shape(str name, cnp.ndarray a, tuple wanted) except -1
 
 # Parameters and outputs of a single layer

@@ -112,11 +112,23 @@ cdef int check_shape(str name, cnp.ndarray a, tuple wanted) except -1:
     return 0
 
 
+cdef int check_matrix(str name, cnp.ndarray a, Py_ssize_t rows, Py_ssize_t columns) except -1:
+    if (
+        cnp.PyArray_NDIM(a) != 2
+        or cnp.PyArray_DIM(a, 0) != rows
+        or cnp.PyArray_DIM(a, 1) != columns
+    ):
+        check_shape(name, a, (rows, columns))
+    return 0
+
+
 # Parameters and outputs of a single layer.
 
 cdef tuple check_weights(W, b):
     """Check that W and b are arrays that belong together; return them as plain ones."""
     W, b = as_plain(W), as_plain(b)
+    if are_weights(W, b):
+        return W, b
     for name, array in (("W", W), ("b", b)):
         if not cnp.PyArray_Check(array):
             raise TypeError(f"{name} must be an array, got {name_of(array)}")
@@ -133,11 +145,29 @@ cdef tuple check_weights(W, b):
     return W, b
 
 
+cdef bint are_weights(W, b) noexcept:
+    """Tell whether W and b belong together, without the words for what is wrong if they don't."""
+    return (
+        cnp.PyArray_Check(W)
+        and cnp.PyArray_Check(b)
+        and is_float32_or_64(cnp.PyArray_TYPE(W))
+        and cnp.PyArray_TYPE(W) == cnp.PyArray_TYPE(b)
+        and cnp.PyArray_NDIM(W) == 2
+        and cnp.PyArray_NDIM(b) == 1
+        and cnp.PyArray_SIZE(W) > 0
+        and cnp.PyArray_DIM(W, 1) == cnp.PyArray_DIM(b, 0)
+    )
+
+
 cdef cnp.ndarray as_output(str name, out, like, tuple inputs):
     """Check an array to write a result into, or make one if there is none."""
-    dtype = like.dtype.newbyteorder("=")
+    cdef cnp.ndarray array_like = like
     if out is None:
-        return np.empty(like.shape, dtype)
+        return cnp.PyArray_EMPTY(
+            cnp.PyArray_NDIM(array_like), cnp.PyArray_DIMS(array_like),
+            cnp.PyArray_TYPE(array_like), 0,
+        )
+    dtype = like.dtype.newbyteorder("=")
     out = as_plain(out)
     if not cnp.PyArray_Check(out) or out.dtype != dtype:
         raise TypeError(f"{name} must be a {dtype} array, got {name_of(out)}")

@@ -78,7 +78,7 @@ class Predicting(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             and X.dtype in _FLOATS
             and "coefs_" in self.__dict__
             and "feature_names_in_" not in self.__dict__
-            and X.shape[1] == self.n_features_in_
+            and X.shape[1] == self.__dict__.get("n_features_in_")
             and len(X) > 0
             and _is_finite(X)
         )

@@ -569,6 +569,8 @@ def test_validation_with_samples_of_ones_own(cls):
         kept = max if settings else (lambda scores: scores[-1])
         assert_allclose(score, kept(model.validation_scores_), rtol=1e-12)
         assert (model.best_loss_ is None) == bool(settings)
+        column = quick(cls).fit(X[EVEN], y[EVEN], X_val=X[ODD], y_val=y[ODD, np.newaxis])
+        assert len(column.validation_scores_) == 8
         if not settings:
             assert_same_net(model, quick(cls).fit(X[EVEN], y[EVEN]))
 

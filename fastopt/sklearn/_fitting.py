@@ -9,7 +9,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,17 +32,20 @@ from fastopt.sklearn._predicting import RUNNING, Lists, Predicting, lists_of
 from fastopt.sklearn._samples import Samples, predict
 from fastopt.sklearn._solvers import Descent, is_shown, minimize_lbfgs
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 __all__ = ["Fitting"]
 
 Array = NDArray[Any]
+HeldOut = tuple[Any, Any, Any]  # samples, targets, weights
+
 # What batch normalization begins with
 _NORMS = {"gammas_": 1, "betas_": 0, "running_means_": 0, "running_variances_": 1}
 
 # Warnings are shown as scikit-learn's, whose decorator calls `fit`: a filter of its warnings is
 # one of these. This is where that is, as seen from `_train`.
 _FROM_TRAIN = 3
-
-HeldOut = tuple[Any, Any, Any]  # samples, targets, weights
 
 
 class Fitting(CallbackSupportMixin, Predicting):
@@ -68,7 +71,7 @@ class Fitting(CallbackSupportMixin, Predicting):
         X_val: Any = None,
         y_val: Any = None,
         sample_weight_val: Any = None,
-    ) -> Any:
+    ) -> Self:
         """Fit the net to samples.
 
         Parameters
@@ -108,11 +111,12 @@ class Fitting(CallbackSupportMixin, Predicting):
                 if value is None:
                     raise ValueError(f"{name} was not provided, but other validation data was.")
             held_out = (X_val, y_val, sample_weight_val)
-        return self._train(X, y, sample_weight, held_out, incremental=False)
+        self._train(X, y, sample_weight, held_out, incremental=False)
+        return self
 
     def _train(
         self, X: Any, y: Any, sample_weight: Any, held_out: HeldOut | None, incremental: bool
-    ) -> Any:
+    ) -> None:
         """Fit to samples; `held_out`, if given, are X_val, y_val and sample_weight_val."""
         sizes = self._hidden_sizes()
         self._refuse_contradictions(held_out)
@@ -137,7 +141,6 @@ class Fitting(CallbackSupportMixin, Predicting):
                 "Solver produced non-finite parameter weights. The input data may"
                 " contain large values and need to be preprocessed."
             )
-        return self
 
     # --- what is given ---
 
@@ -189,6 +192,8 @@ class Fitting(CallbackSupportMixin, Predicting):
 
     def _held_out_targets(self, y: Array) -> Array:
         if is_classifier(self):
+            if y.ndim == 2 and y.shape[1] == 1:
+                y = y[:, 0]
             unknown = np.setdiff1d(unique_labels(y), self.classes_)
             if len(unknown):
                 raise ValueError(f"y_val has classes that y has not: {unknown}")
@@ -267,7 +272,7 @@ class Fitting(CallbackSupportMixin, Predicting):
             raise ValueError("partial_fit does not support early_stopping=True")
         if self.early_stopping and held_out is None:
             X, y, weights, held_out = self._split(X, y, weights)
-        params = self._optimizer.averaged_into([*self._params().values()]) or self._own_params()
+        params = self._optimizer.params_of([*self._params().values()]) or self._own_params()
         network = self._net_to_train(params)
         objective = Objective(network, params, Samples(X, y, weights, network), self.alpha)
         validation = None if held_out is None else Validation(objective, *held_out)

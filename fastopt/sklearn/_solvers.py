@@ -85,7 +85,7 @@ class Descent:
         """Keep the parameters themselves, whose averages are what the estimator shows."""
         self._raw, self._shown = params, shown
 
-    def averaged_into(self, shown: list[Array]) -> dict[str, Array] | None:
+    def params_of(self, shown: list[Array]) -> dict[str, Array] | None:
         """Return the parameters whose averages are shown; None if other ones are."""
         are_shown = [p is own for p, own in zip(shown, self._shown, strict=False)]
         return self._raw if len(shown) == len(self._shown) and all(are_shown) else None

@@ -1,6 +1,6 @@
 """What an estimator minimizes: a net's loss as scikit-learn counts it, with the L2 penalty.
 
-Which batches there are, and what becomes of the gradients, belongs in _perceptron.py.
+Which batches there are, and what becomes of the gradients, belongs in _fitting.py.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Objective:
             rows = order[first : first + size]
             weight = self.samples.weight(rows)
             if weight != 0.0:
-                loss = self._gradient(rows, weight, self.alpha / weight)
+                loss = self._gradient(rows, self.alpha / weight)
                 total += (loss + self._penalty(weight)) * len(rows)
                 update(self.params, self.grads)
         return total / len(order)
@@ -80,11 +80,11 @@ class Objective:
             weight = self.samples.weight(rows)
             if weight != 0.0:
                 share = weight / total
-                loss += self._gradient(rows, weight, self.alpha / total) * share
+                loss += self._gradient(rows, self.alpha / total) * share
                 gradient += self.packed * share
         return loss + self._penalty(total), gradient
 
-    def _gradient(self, rows: Array | None, weight: float, decay: float) -> float:
+    def _gradient(self, rows: Array | None, decay: float) -> float:
         """Write the gradients, with decay·W in those of W, and return the loss without penalty."""
         x, t, numbers, weights = self.samples.batch(rows)
         scale = self._scale

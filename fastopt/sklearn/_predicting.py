@@ -33,13 +33,12 @@ RUNNING = {"mean": "running_means_", "var": "running_variances_"}
 _LOSSES = {"softmax": "softmax", "logistic": "logistic", "exp": "poisson"}
 _OTHER_LOSS = "squared_error"
 
-_FEW = 4096  # values, of which BLAS adds the squares faster than NumPy looks at each
-
+# scikit-learn's names of activations where nets have another one, and all names
 _AS_NETS_SAY = {"logistic": "sigmoid"}
 ACTIVATIONS = {*_net.activations, *_AS_NETS_SAY} - {*_AS_NETS_SAY.values()}
 
-
 _FLOATS = (np.dtype(np.float64), np.dtype(np.float32))
+_FEW = 4096  # values, of which BLAS adds the squares faster than NumPy looks at each
 
 # Not attributes: copies and pickles go without
 _networks: WeakKeyDictionary[Any, Network] = WeakKeyDictionary()

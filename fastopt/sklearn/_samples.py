@@ -1,6 +1,6 @@
 """Samples, targets and weights as nets take them, a batch at a time or in stretches.
 
-What a loss is belongs in _objective.py; what users may give, in _perceptron.py.
+What a loss is belongs in _objective.py; what users may give, in _fitting.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How an estimator gets from gradients to parameters: optimizers with their learning rate, L-BFGS.
 
-What is minimized belongs in _objective.py; when training ends, in _perceptron.py.
+What is minimized belongs in _objective.py; when training ends, in _fitting.py.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Descent:
 
     Parameters
     ----------
-    estimator : Perceptron
+    estimator : Fitting
         Whose parameters say which optimizer it is.
 
     Attributes
@@ -146,7 +146,7 @@ def minimize_lbfgs(objective: Objective, packed: Array, estimator: Any) -> Any:
         What is minimized.
     packed : array
         The vector that the objective's parameters are views of.
-    estimator : Perceptron
+    estimator : Fitting
         Whose parameters say when it ends.
     """
 

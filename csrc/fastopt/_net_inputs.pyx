@@ -347,7 +347,7 @@ cdef int find_targets(
     ):
         targets.values = NULL
         return read_labels(as_integers(given), call.n, call.rows, call.outputs, targets.classes)
-    if not take_values(call, given, n_samples, type_num) or not are_in_range(call, wanted):
+    if not take_values(call, wanted, given, n_samples, type_num) or not are_in_range(call, wanted):
         given = _targets.checked_targets(
             loss, given, n_samples, call.outputs, cnp.PyArray_DescrFromType(type_num),
             rows_of(call),
@@ -361,7 +361,7 @@ cdef int find_targets(
 
 
 cdef bint take_values(
-    NetCall* call, cnp.ndarray given, Py_ssize_t n_samples, int type_num,
+    NetCall* call, Range wanted, cnp.ndarray given, Py_ssize_t n_samples, int type_num,
 ) noexcept:
     """Copy a matrix of targets; False if it is not as it must be."""
     cdef Py_ssize_t size = call.outputs * call.item, i
@@ -370,9 +370,9 @@ cdef bint take_values(
     if not (
         is_walkable(<PyArrayObject*> given, type_num)
         and cnp.PyArray_IS_C_CONTIGUOUS(given)
-        and 0 < n_dim <= 2
+        and (n_dim == 2 or (n_dim == 1 and call.outputs == 1 and not wanted.are_shares))
         and cnp.PyArray_DIM(given, 0) == n_samples
-        and (call.outputs == 1 if n_dim == 1 else cnp.PyArray_DIM(given, 1) == call.outputs)
+        and cnp.PyArray_SIZE(given) == n_samples * call.outputs
     ):
         return False
     if call.rows == NULL:

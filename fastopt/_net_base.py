@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastopt import _initial_params, _scores
 from fastopt._checks import count, fraction, non_negative, one_of, switch
-from fastopt._contract import check_parameter, parameter_shapes
+from fastopt._contract import check_parameter, check_written, parameter_shapes
 from fastopt._numerical_gradient import numerical_gradient
 from fastopt._states import FORMAT, checked_arrays, checked_fields, checked_names
 from fastopt._targets import checked_targets
@@ -82,7 +82,8 @@ class MultiLayerNet:
         whatever the dict holds.
     running : dict of str to array
         With batch normalization mean1, var1 (H1,), mean2, …: running averages of the batches' mean
-        and variance, .9·old + .1·batch, from 0 and 1 on. Evaluation normalizes by them.
+        and variance, .9·old + .1·batch, from 0 and 1 on, written in place. Evaluation normalizes
+        by them. An entry may be replaced, as one of `params` may.
     steps : int
         Calls of `gradient` and `loss_and_gradient` so far; may be set. The random numbers of
         dropout are a function of `seed`, `steps`, layer, row of the batch and unit.
@@ -110,8 +111,8 @@ class MultiLayerNet:
     the running averages and count a step. All other methods evaluate: they normalize by the running
     averages, drop nothing, and change nothing.
 
-    Every method looks at `params` anew and raises KeyError, TypeError or ValueError, naming the
-    entry, if one is missing or is not of the dtype and shape it was made with.
+    Every method looks at `params` and `running` anew and raises KeyError, TypeError or ValueError,
+    naming the entry, if one is missing or is not of the dtype and shape it was made with.
 
     A batch goes through the whole net in one call with the GIL released. A large one is shared out
     to as many threads as `set_num_threads` allows; for a given number of them the results are the
@@ -462,8 +463,8 @@ class MultiLayerNet:
         ------
         KeyError, TypeError, ValueError
             `out` lacks a key, or holds what is not an array of the parameter's shape and dtype,
-            C-contiguous, aligned and writeable, or what overlaps x, a parameter or another
-            gradient in memory.
+            C-contiguous, aligned and writeable, or what overlaps x, a parameter, a running average
+            or another gradient in memory.
         ValueError, TypeError, IndexError
             As for `loss`. After any error nothing was written, running averages and `steps` are
             as they were.
@@ -574,7 +575,7 @@ class MultiLayerNet:
             "architecture": {**self._architecture, "sizes": [*self._architecture["sizes"]]},
             "weight_decay_lambda": self.weight_decay_lambda,
             "params": {key: self.params[key].copy() for key in self._shapes},
-            "running": {key: average.copy() for key, average in self.running.items()},
+            "running": {key: self.running[key].copy() for key in self._network.running_shapes},
             "steps": self.steps,
             "seed": self.seed,
         }
@@ -624,6 +625,7 @@ class MultiLayerNet:
             check_parameter(self.params, key, shape, self.dtype)
             if not self.params[key].flags.writeable:
                 raise ValueError(f"parameter {key!r} is read-only")
+        check_written("running", self.running, self._network.running_shapes, self.dtype)
 
         def load() -> None:
             self.weight_decay_lambda = penalty
@@ -636,13 +638,13 @@ class MultiLayerNet:
 
     def _checked_running(self, running: Any) -> dict[str, Array]:
         arrays = checked_arrays("running", running, copies=False)
-        checked_names("running", arrays, [*self.running])
-        for key, own in self.running.items():
+        shapes = self._network.running_shapes
+        checked_names("running", arrays, [*shapes])
+        for key, shape in shapes.items():
             array = arrays[key]
-            if array.dtype != own.dtype or array.shape != own.shape:
+            if array.dtype != self.dtype or array.shape != shape:
                 raise ValueError(
-                    f"running[{key!r}] must be {own.dtype}{own.shape}, got "
-                    f"{array.dtype}{array.shape}"
+                    f"running[{key!r}] must be {self.dtype}{shape}, got {array.dtype}{array.shape}"
                 )
         return arrays
 

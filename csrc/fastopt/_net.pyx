@@ -130,7 +130,7 @@ cdef class Workspace:
     cdef char* memory
     cdef Py_ssize_t capacity
     cdef Py_ssize_t used
-    # Data of all arrays that were last found disjoint, in the order of `find_outputs`; NULL at first
+    # Data of all arrays last found disjoint, in the order of `are_known`; NULL at first
     cdef char** known
 
     def __cinit__(self, int n_ops, int n_known, int n_stages):
@@ -406,7 +406,8 @@ cdef class Network:
     cdef cnp.ndarray parameter(self, list params, int k):
         p, key = params[k], self.keys[k]
         if not self.has_shape(p, k) or cnp.PyArray_TYPE(p) != self.type_num:
-            _contract.check_parameter(as_named(params, self.keys), key, self.shapes[key], self.dtype)
+            named = as_named(params, self.keys)
+            _contract.check_parameter(named, key, self.shapes[key], self.dtype)
             raise AssertionError(f"parameter {key!r} is refused without a reason")
         return p
 

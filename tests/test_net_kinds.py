@@ -591,6 +591,30 @@ def test_values_of_the_losses(package, dtype, loss):
         assert_allclose(grads["b1"], [slope], rtol=1e-6, atol=1e-6)
 
 
+# loss → score, target, loss of a single output: 0·∞ is 0
+AT_INFINITY = {
+    "softmax": [(math.inf, 1, math.nan), (-math.inf, 1, math.nan)],
+    "logistic": [(math.inf, 1, 0), (-math.inf, 0, 0), (math.inf, 0, math.inf),
+                 (-math.inf, 1, math.inf), (math.inf, 0.5, math.inf), (-math.inf, 0.5, math.inf),
+                 (math.nan, 0, math.nan), (math.nan, 1, math.nan)],
+    "squared_error": [(math.inf, 1, math.inf), (-math.inf, 1, math.inf), (math.nan, 1, math.nan)],
+    "absolute_error": [(-math.inf, 1, math.inf), (math.nan, 1, math.nan)],
+    "huber": [(-math.inf, 1, math.inf), (math.nan, 1, math.nan)],
+    "poisson": [(math.inf, 0, math.inf), (-math.inf, 0, 0), (-math.inf, 2, math.inf),
+                (math.nan, 0, math.nan)],
+}  # fmt: skip
+
+
+@both
+@every_dtype
+@every_loss
+def test_losses_of_infinite_scores(package, dtype, loss):
+    net = package.MultiLayerNet(1, [], 1, loss=loss, dtype=dtype, rng=0)
+    net.params["W1"][...] = 1
+    for score, target, value in AT_INFINITY[loss]:
+        assert_array_equal(net.loss([[score]], [[target]]), value)
+
+
 @both
 def test_outputs_are_summed_for_logistic_and_averaged_for_regressions(package):
     x, t = np.ones((2, 1)), np.array([[0.0, 1.0, 1.0], [1.0, 0.0, 1.0]])

@@ -66,7 +66,8 @@ class MultiLayerNet:
     use_dropout : bool
         Set outputs of hidden layers to zero at random in training.
     dropout_ratio : float
-        The share of them, in [0, 1); those that are kept are divided by 1 - dropout_ratio.
+        The share of them, in [0, 1); those that are kept are divided by 1 - dropout_ratio. Without
+        `use_dropout` it does nothing.
     dtype : {float32, float64}
         Of parameters, scores and gradients; inputs of other real dtypes are cast to it.
     rng : None, int or numpy.random.Generator
@@ -141,7 +142,7 @@ class MultiLayerNet:
     MultiLayerNet(4, [8], 2, activation='tanh', loss='huber', use_batchnorm=True)
     """
 
-    # The module that computes: its Network, predictions, count_correct and sum_of_squares
+    # The module that computes: its Network, predictions and sum_of_squares
     _network_class: ClassVar[Any]
     _kernels: ClassVar[Any]
 
@@ -330,7 +331,7 @@ class MultiLayerNet:
             copied first. Only the targets and weights of these rows are looked at.
         sample_weight : array (N,), optional
             Weights of the samples, ≥ 0; by default all are equal. A sample of weight 0 counts for
-            nothing, even if its loss is infinite or NaN.
+            nothing, even if its loss is infinite or NaN, as long as its x is finite.
 
         Returns
         -------
@@ -388,12 +389,7 @@ class MultiLayerNet:
         """
         _scores.require_classes(self._loss, "accuracy", "; score(x, t) returns its R²")
         scores = self.predict(x)
-        n_right: int
-        if self._loss == "softmax":
-            n_right = self._kernels.count_correct(scores, _scores.class_labels(scores, t))
-        else:
-            n_right = _scores.right_rows(scores, t)
-        return n_right / len(scores)
+        return _scores.right_rows(self._loss, scores, t) / len(scores)
 
     def score(self, x: ArrayLike, t: ArrayLike) -> float:
         """Return how good the net is: `accuracy` of a classifier, R² of a regression.

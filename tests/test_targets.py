@@ -54,7 +54,8 @@ BAD_TARGETS = {
     "labels of another number": ("softmax", [0, 1], ValueError,
                                  r"labels have shape \(2,\), want \(3,\) or one-hot \(3, 2\)"),
     "labels of floats": ("softmax", [0.0, 1.0, 0.0], TypeError,
-                         "labels must be integers or one-hot rows, got dtype float64"),
+                         "labels must be integers or one-hot rows, got dtype float64; numbers to "
+                         "predict want a loss such as 'squared_error'"),
     "labels of objects": ("softmax", np.array([0, 1, 0], object), TypeError,
                           "labels must be integers or one-hot rows, got dtype object"),
 }  # fmt: skip

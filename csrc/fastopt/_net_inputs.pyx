@@ -231,47 +231,6 @@ cdef cnp.ndarray as_scores(x):
     return array
 
 
-cdef cnp.ndarray class_indices(t, Py_ssize_t n, Py_ssize_t classes):
-    """Return labels, integers (N,) or one-hot (N, C), as checked class indices (N,)."""
-    cdef cnp.ndarray labels, given = np.asarray(t)
-    if not is_real(<PyArrayObject*> given):
-        raise TypeError(f"labels must be integers or one-hot rows, got dtype {given.dtype}")
-    if (<object> given).shape == (n, classes):
-        return one_hot_indices(given)
-    if (<object> given).shape != (n,):
-        raise ValueError(
-            f"labels have shape {(<object> given).shape}, want ({n},) or one-hot ({n}, {classes})"
-        )
-    if not cnp.PyArray_ISINTEGER(given):
-        raise TypeError(f"labels must be integers or one-hot rows, got dtype {given.dtype}")
-    labels = np.empty(n, dtype=np.intp)
-    read_labels(as_integers(given), n, NULL, classes, <Py_ssize_t*> cnp.PyArray_DATA(labels))
-    return labels
-
-
-cdef cnp.ndarray one_hot_indices(cnp.ndarray given):
-    cdef Py_ssize_t n = cnp.PyArray_DIM(given, 0), classes = cnp.PyArray_DIM(given, 1), i, j
-    cdef Py_ssize_t ones
-    cdef cnp.ndarray rows = as_c_order(as_floats("labels", given, cnp.NPY_FLOAT64))
-    cdef cnp.ndarray labels = np.empty(n, dtype=np.intp)
-    cdef double* row
-    cdef Py_ssize_t* data = <Py_ssize_t*> cnp.PyArray_DATA(labels)
-    for i in range(n):
-        row = <double*> cnp.PyArray_DATA(rows) + i * classes
-        ones = 0
-        for j in range(classes):
-            if row[j] == 1:
-                data[i] = j
-                ones += 1
-            elif row[j] != 0:
-                ones = -classes  # anything but 0 and 1 spoils the row
-        if ones != 1:
-            raise ValueError(
-                f"one-hot labels of sample {i} must hold a single 1, else 0; got {given[i]}"
-            )
-    return labels
-
-
 cdef cnp.ndarray as_integers(cnp.ndarray given):
     """Return an integer array that `integer_at` can read."""
     return given if cnp.PyArray_ISBEHAVED_RO(given) else np.array(given, given.dtype.type)

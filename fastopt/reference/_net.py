@@ -17,12 +17,11 @@ from fastopt.reference import layers
 from fastopt.reference.losses import (
     MeanLoss,
     as_real,
-    count_correct,
     predictions,
     sum_of_squares,
 )
 
-__all__ = ["Network", "count_correct", "predictions", "sum_of_squares"]
+__all__ = ["Network", "predictions", "sum_of_squares"]
 
 Array = NDArray[Any]
 

@@ -11,10 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastopt._targets import checked_targets
-
 __all__ = [
-    "MeanLoss", "as_real", "count_correct", "loss_and_slopes", "predictions", "sigmoid", "softmax",
+    "MeanLoss", "as_real", "loss_and_slopes", "predictions", "sigmoid", "softmax",
     "sum_of_squares",
 ]  # fmt: skip
 
@@ -134,13 +132,6 @@ def predictions(name: str, h: Array) -> Array:
         if name == "logistic":
             return sigmoid(h)
         return np.exp(h) if name == "poisson" else h.copy()
-
-
-def count_correct(scores: Array, t: ArrayLike) -> int:
-    """Return how many rows of the scores (N, C) have their largest entry at the label."""
-    n, classes = scores.shape
-    labels = checked_targets("softmax", t, n, classes, scores.dtype).argmax(axis=1)
-    return int(np.sum(scores.argmax(axis=1) == labels))
 
 
 def sum_of_squares(W: Array) -> float:

@@ -48,6 +48,24 @@ def test_normalization_equals_twin(dtype, shape):
 
 
 @both
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("running_mean", "running_var"), "running_mean and running_var overlap in memory"),
+        (("gamma", "running_var"), "gamma and running_var overlap in memory: running_var is wr"),
+        (("beta", "running_mean"), "beta and running_mean overlap in memory"),
+    ],
+)
+def test_running_averages_that_are_another_array_are_refused(package, names, message):
+    shared = np.ones(3)
+    arrays = {name: np.ones(3) for name in ("gamma", "beta", "running_mean", "running_var")}
+    layer = package.BatchNormalization(**arrays | dict.fromkeys(names, shared))
+    with pytest.raises(ValueError, match=message):
+        layer.forward(np.ones((2, 3)))
+    assert_array_equal(shared, np.ones(3))
+
+
+@both
 def test_normalization_is_the_formula(package):
     layers, x, _ = normalizations((37, 3))
     layer = layers[package is reference]

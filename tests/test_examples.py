@@ -16,6 +16,13 @@ pytest.importorskip("matplotlib")
 
 pytestmark = pytest.mark.skipif(not EXAMPLES.is_dir(), reason="the tests are away from the sources")
 
+NAMES = ["grid_search.py", "regression.py", "resume_mnist.py"]
+
+
+def skip_without_its_library(name):
+    if name == "grid_search.py":
+        pytest.importorskip("sklearn")
+
 
 def run(name, folder, *arguments):
     """Run an example in a folder, with warnings as errors, also in its own processes."""
@@ -27,14 +34,16 @@ def run(name, folder, *arguments):
 
 
 @pytest.mark.parametrize(
-    ("name", "steps", "said"),
+    ("name", "length", "said"),
     [
-        ("regression.py", 12, "all four"),
-        ("resume_mnist.py", 300, "both have the same bits"),
+        ("grid_search.py", "--epochs=2", "280 trainings of 2 epochs"),
+        ("regression.py", "--steps=12", "all four"),
+        ("resume_mnist.py", "--steps=300", "both have the same bits"),
     ],
 )
-def test_example_draws_what_it_did(name, steps, said, tmp_path):
-    result = run(name, tmp_path, "--steps", str(steps))
+def test_example_draws_what_it_did(name, length, said, tmp_path):
+    skip_without_its_library(name)
+    result = run(name, tmp_path, length)
     assert (result.returncode, result.stderr) == (0, "")
     assert said in result.stdout
     picture = tmp_path / name.replace(".py", ".png")
@@ -42,8 +51,9 @@ def test_example_draws_what_it_did(name, steps, said, tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("name", ["regression.py", "resume_mnist.py"])
+@pytest.mark.parametrize("name", NAMES)
 def test_example_says_what_it_is(name, tmp_path):
+    skip_without_its_library(name)
     result = run(name, tmp_path, "--help")
     assert (result.returncode, result.stderr) == (0, "")
     assert "--output" in result.stdout
@@ -51,6 +61,6 @@ def test_example_says_what_it_is(name, tmp_path):
 
 def test_every_example_is_run_and_in_the_list():
     names = {path.name for path in EXAMPLES.glob("*.py")}
-    assert names == {"regression.py", "resume_mnist.py"}
+    assert names == {*NAMES}
     listed = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     assert all(f"python examples/{name}" in listed for name in names)

@@ -38,6 +38,7 @@ from fastopt._plan cimport (
     Way,
     cut_blocks,
     cut_slabs,
+    largest_loss,
     mean_loss,
     measure_scratch,
     most_slabs,
@@ -215,6 +216,7 @@ cdef class Network:
     cdef readonly dict running_shapes
     cdef public unsigned long long seed
     cdef public unsigned long long steps
+    cdef readonly double largest_loss  # of a sample, in the last `gradient`
     cdef int type_num
     cdef bint is_double
     cdef int item
@@ -362,6 +364,7 @@ cdef class Network:
             workspace.call.seed, workspace.call.step = self.seed, self.steps
             run_call(&workspace.call, GRADIENT, workspace.stages, workspace.phases)
             self.steps += 1
+            self.largest_loss = largest_loss(&workspace.call)
             return mean_loss(&workspace.call, given is not None)
         finally:
             self.give_back(workspace)

@@ -425,7 +425,7 @@ class BatchNormalization:
         RuntimeError
             The last `forward` was none in training, or there was none.
         ValueError
-            `dout` of another shape, or gamma of another shape than in `forward`.
+            `dout` of another shape, or gamma of another shape than in `forward`, or x itself.
         TypeError
             `dout` that is not real.
         """
@@ -433,7 +433,10 @@ class BatchNormalization:
             raise RuntimeError("BatchNormalization.backward needs a forward in training before it")
         x, mean, _ = self._kept
         check_normalization(self.gamma, mean, None, None)
-        rows = checked_dout(dout, self._shape, mean.dtype).reshape(len(x), len(mean))
+        dout = checked_dout(dout, self._shape, mean.dtype)
+        if x.size != dout.size or x.shape[1:] != mean.shape or x.dtype != mean.dtype:
+            raise ValueError(f"x was changed since forward: it is now {x.dtype}{x.shape}")
+        rows = dout.reshape(x.shape)
         gamma = _plain(self.gamma)
         dx, self.dgamma, self.dbeta = _layers.batchnorm_gradient(rows, self._kept, gamma)
         return dx.reshape(self._shape)

@@ -48,6 +48,39 @@ def test_normalization_equals_twin(dtype, shape):
 
 
 @both
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("running_mean", "running_var"), "running_mean and running_var overlap in memory"),
+        (("gamma", "running_var"), "gamma and running_var overlap in memory: running_var is wr"),
+        (("beta", "running_mean"), "beta and running_mean overlap in memory"),
+    ],
+)
+def test_running_averages_that_are_another_array_are_refused(package, names, message):
+    shared = np.ones(3)
+    arrays = {name: np.ones(3) for name in ("gamma", "beta", "running_mean", "running_var")}
+    layer = package.BatchNormalization(**arrays | dict.fromkeys(names, shared))
+    with pytest.raises(ValueError, match=message):
+        layer.forward(np.ones((2, 3)))
+    assert_array_equal(shared, np.ones(3))
+
+
+def test_samples_of_a_normalization_that_were_changed_are_refused():
+    def retyped(x):
+        x.dtype = np.int64
+
+    def resized(x):
+        x.resize((2, 3), refcheck=False)
+
+    for change, message in ((retyped, r"now int64\(4, 3\)"), (resized, r"now float64\(2, 3\)")):
+        layer, x = fastopt.BatchNormalization(np.ones(3), np.zeros(3)), np.ones((4, 3))
+        layer.forward(x)
+        change(x)
+        with pytest.raises(ValueError, match=f"x was changed since forward: it is {message}"):
+            layer.backward(np.ones((4, 3)))
+
+
+@both
 def test_normalization_is_the_formula(package):
     layers, x, _ = normalizations((37, 3))
     layer = layers[package is reference]

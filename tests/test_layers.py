@@ -346,21 +346,6 @@ def test_softmax_row_with_nan_spoils_its_row_alone(package):
     assert_array_equal(np.isnan(y), [[True, True], [True, True], [False, False]])
 
 
-@every_dtype
-def test_count_correct_breaks_ties_as_numpy(dtype):
-    rng = np.random.default_rng(5)
-    scores = rng.integers(0, 3, (500, 4)).astype(dtype)
-    scores[rng.random((500, 4)) < 0.1] = np.nan
-    scores[rng.random((500, 4)) < 0.1] = -np.inf
-    t = rng.integers(0, 4, 500)
-    want = np.sum(scores.argmax(axis=1) == t)
-    assert fastopt._layers.count_correct(scores, t) == want
-    assert fastopt._layers.count_correct(scores[:, ::-1], 3 - t) == np.sum(
-        scores[:, ::-1].argmax(axis=1) == 3 - t
-    )
-    assert reference.losses.count_correct(scores, t) == want
-
-
 def test_the_compiled_path_is_taken():
     def guarded(*shape):
         return np.random.default_rng(0).standard_normal(shape).view(NoArithmetic)

@@ -11,7 +11,8 @@ import threading
 
 import numpy as np
 import pytest
-from helpers.arrays import LAYOUTS, TOLERANCE, assert_close, lay_out
+from helpers.arrays import LAYOUTS, TOLERANCE, assert_close, lay_out, read_only
+from helpers.errors import refused
 from helpers.marks import both, every_dtype
 from helpers.nets import (
     ACTIVATIONS,
@@ -364,6 +365,64 @@ def test_batch_normalization_keeps_running_averages(package):
 
 
 @both
+def test_running_averages_may_be_replaced(package):
+    net = a_net(package, SIZES, "norm", dtype=float)
+    x, t, _ = a_batch("softmax", 37, SIZES)
+    net.gradient(x, t)
+    old, want = dict(net.running), net.loss(x, t)
+    net.running["mean1"] = mean = np.full(30, 5.0)
+    assert net.loss(x, t) != want
+    net.gradient(x, t)
+    z = x @ net.params["W1"] + net.params["b1"]
+    assert net.running["mean1"] is mean
+    assert_allclose(mean, 4.5 + 0.1 * z.mean(axis=0), rtol=1e-12)
+    assert_allclose(old["mean1"], 0.1 * z.mean(axis=0), rtol=1e-12, atol=1e-14)
+
+
+# What may not stand in running["mean1"]: a function of net and gradients, exception, message
+BAD_AVERAGES = {
+    "missing": (None, KeyError, r"running has no array 'mean1'"),
+    "dtype": (lambda net, grads: np.zeros(30, "f4"), TypeError, "float64 array, got float32"),
+    "byte order": (lambda net, grads: np.zeros(30, ">f8"), TypeError, "float64 array, got >f8"),
+    "list": (lambda net, grads: [0.0] * 30, TypeError, "float64 array, got list"),
+    "shape": (lambda net, grads: np.zeros(31), ValueError, r"shape \(31,\), wants \(30,\)"),
+    "strides": (lambda net, grads: np.zeros(60)[::2], ValueError, "C-contiguous"),
+    "read-only": (lambda net, grads: read_only(np.zeros(30)), ValueError, "writeable"),
+}
+OVERLAPPING_AVERAGES = {
+    "another": (lambda net, grads: net.running["var1"], ValueError, r"running\['var1'\]"),
+    "a parameter": (lambda net, grads: net.params["b1"], ValueError, "parameter 'b1' overlap"),
+    "a gradient": (lambda net, grads: grads["b1"], ValueError, r"out\['b1'\] and running"),
+    "samples": (lambda net, grads: X_OF_AVERAGES[1, :30], ValueError, "'mean1'.* and x overlap"),
+}
+X_OF_AVERAGES = np.ones((37, 50))
+
+
+@both
+@pytest.mark.parametrize("case", BAD_AVERAGES | OVERLAPPING_AVERAGES)
+def test_running_averages_that_do_not_fit_are_refused(package, case):
+    make, exception, message = (BAD_AVERAGES | OVERLAPPING_AVERAGES)[case]
+    net = a_net(package, (50, 30, 40, 7), "norm", dtype=float)
+    x, t = X_OF_AVERAGES, np.arange(37) % 7
+    grads = net.gradient(x, t)
+    state, good = net.state_dict(), net.running["mean1"]
+    if make is None:
+        del net.running["mean1"]
+    else:
+        net.running["mean1"] = make(net, grads)
+    calls = [lambda: net.gradient(x, t, out=grads)]
+    if case in BAD_AVERAGES:  # else it is well enough for evaluation
+        calls += [lambda: net.predict(x), lambda: net.loss(x, t)]
+        calls += [lambda: net.load_state_dict(state)]
+    for call in calls:
+        with refused(exception, message, net.params, net.running, grads):
+            call()
+    assert net.steps == 1
+    net.running["mean1"] = good
+    net.gradient(x, t, out=grads)
+
+
+@both
 def test_evaluation_normalizes_each_sample_by_itself(package):
     net = a_net(package, SIZES, "all", dtype=float)
     x, t, _ = a_batch("softmax", 37, SIZES)
@@ -530,6 +589,30 @@ def test_values_of_the_losses(package, dtype, loss):
         assert got == pytest.approx(value, rel=1e-6, abs=1e-6)
         assert got == net.loss([[score]], [[target]])
         assert_allclose(grads["b1"], [slope], rtol=1e-6, atol=1e-6)
+
+
+# loss → score, target, loss of a single output: 0·∞ is 0
+AT_INFINITY = {
+    "softmax": [(math.inf, 1, math.nan), (-math.inf, 1, math.nan)],
+    "logistic": [(math.inf, 1, 0), (-math.inf, 0, 0), (math.inf, 0, math.inf),
+                 (-math.inf, 1, math.inf), (math.inf, 0.5, math.inf), (-math.inf, 0.5, math.inf),
+                 (math.nan, 0, math.nan), (math.nan, 1, math.nan)],
+    "squared_error": [(math.inf, 1, math.inf), (-math.inf, 1, math.inf), (math.nan, 1, math.nan)],
+    "absolute_error": [(-math.inf, 1, math.inf), (math.nan, 1, math.nan)],
+    "huber": [(-math.inf, 1, math.inf), (math.nan, 1, math.nan)],
+    "poisson": [(math.inf, 0, math.inf), (-math.inf, 0, 0), (-math.inf, 2, math.inf),
+                (math.nan, 0, math.nan)],
+}  # fmt: skip
+
+
+@both
+@every_dtype
+@every_loss
+def test_losses_of_infinite_scores(package, dtype, loss):
+    net = package.MultiLayerNet(1, [], 1, loss=loss, dtype=dtype, rng=0)
+    net.params["W1"][...] = 1
+    for score, target, value in AT_INFINITY[loss]:
+        assert_array_equal(net.loss([[score]], [[target]]), value)
 
 
 @both

@@ -8,7 +8,7 @@ from helpers.nets import REGRESSIONS, a_batch, a_net
 from numpy.testing import assert_allclose, assert_array_equal
 
 import fastopt
-from fastopt import reference
+from fastopt import _scores, reference
 
 SIZES = (4, 6, 3)
 
@@ -186,3 +186,17 @@ def test_repr_of_a_subclass_has_its_name(package):
             super().__init__(4, [3], 2)
 
     assert repr(Classifier()) == "Classifier(4, [3], 2, activation='relu')"
+
+
+@every_dtype
+def test_of_equal_scores_the_first_is_the_largest(dtype):
+    rng = np.random.default_rng(5)
+    scores = rng.integers(0, 3, (500, 4)).astype(dtype)
+    scores[rng.random((500, 4)) < 0.1] = np.nan
+    scores[rng.random((500, 4)) < 0.1] = -np.inf
+    t = rng.integers(0, 4, 500)
+    want = np.sum(scores.argmax(axis=1) == t)
+    assert _scores.right_rows("softmax", scores, t) == want
+    assert _scores.right_rows("softmax", scores[:, ::-1], 3 - t) == np.sum(
+        scores[:, ::-1].argmax(axis=1) == 3 - t
+    )

@@ -7,7 +7,7 @@ refuses, are in test_layer_contract.py.
 import numpy as np
 import pytest
 from helpers.errors import refused
-from helpers.marks import both
+from helpers.marks import both, every_dtype
 from helpers.nets import LOSSES, REGRESSIONS, a_net
 
 N, SIZES = 3, (4, 5, 2)
@@ -54,7 +54,8 @@ BAD_TARGETS = {
     "labels of another number": ("softmax", [0, 1], ValueError,
                                  r"labels have shape \(2,\), want \(3,\) or one-hot \(3, 2\)"),
     "labels of floats": ("softmax", [0.0, 1.0, 0.0], TypeError,
-                         "labels must be integers or one-hot rows, got dtype float64"),
+                         "labels must be integers or one-hot rows, got dtype float64; numbers to "
+                         "predict want a loss such as 'squared_error'"),
     "labels of objects": ("softmax", np.array([0, 1, 0], object), TypeError,
                           "labels must be integers or one-hot rows, got dtype object"),
 }  # fmt: skip
@@ -71,6 +72,18 @@ def test_targets_that_do_not_fit_are_refused(package, case):
         with refused(exception, message, net.params, net.running):
             call(X, t)
     assert net.steps == 0
+
+
+@both
+@every_dtype
+def test_a_single_class_has_numbers_or_a_column(package, dtype):
+    net = a_net(package, (4, 5, 1), dtype=dtype)
+    assert net.loss(X, [0, 0, 0]) == net.loss(X, np.ones((3, 1), dtype)) == 0
+    for call in (net.loss, net.gradient, net.accuracy):
+        with pytest.raises(TypeError, match="labels must be integers or one-hot rows, got dtype"):
+            call(X, np.ones(3, dtype))
+    with pytest.raises(TypeError, match="labels must be integers or one-hot rows, got dtype"):
+        package.SoftmaxWithLoss().forward(np.ones((3, 1), dtype), np.ones(3, dtype))
 
 
 @both

@@ -20,7 +20,6 @@ from fastopt._net_inputs cimport (
     check_matrix,
     check_shape,
     check_weights,
-    class_indices,
     empty_matrix,
     find_targets,
     range_of,
@@ -370,13 +369,3 @@ def sum_of_squares(W):
         else:
             total = kernels.squares_float(n, m, <const float*> matrix.data, matrix.ld)
     return total
-
-
-def count_correct(scores, t):
-    """Return how many rows of the scores (N, C) have their largest entry at the label.
-
-    The first one of equals, or of NaN, counts as the largest, as in NumPy.
-    """
-    cdef cnp.ndarray array = as_scores(scores)
-    labels = class_indices(t, array.shape[0], array.shape[1])
-    return int(np.count_nonzero(array.argmax(axis=1) == labels))

@@ -1,5 +1,5 @@
-# What _net_inputs.pyx offers _net.pyx. Whoever describes an array must hold on to the array that is
-# returned for as long as the description is used.
+# What _net_inputs.pyx offers _net.pyx and _layers.pyx. Whoever describes an array must hold on to
+# the array that is returned for as long as the description is used.
 
 cimport numpy as cnp
 
@@ -21,10 +21,9 @@ cdef int check_shape(str name, cnp.ndarray a, tuple wanted) except -1
 cdef tuple check_weights(W, b)
 cdef cnp.ndarray as_output(str name, out, like, tuple inputs)
 
-# Samples, row numbers and labels
+# Samples, scores and row numbers
 cdef cnp.ndarray as_samples(x, Py_ssize_t d, int type_num)
 cdef cnp.ndarray as_scores(x)
-cdef cnp.ndarray class_indices(t, Py_ssize_t n, Py_ssize_t classes)
 cdef cnp.ndarray as_row_numbers(cnp.ndarray numbers)
 cdef int read_rows(cnp.ndarray numbers, Py_ssize_t n_samples, Py_ssize_t* to) except -1
 

@@ -261,47 +261,6 @@ cdef cnp.ndarray as_scores(x):
     return array
 
 
-cdef cnp.ndarray class_indices(t, Py_ssize_t n, Py_ssize_t classes):
-    """Return labels, integers (N,) or one-hot (N, C), as checked class indices (N,)."""
-    cdef cnp.ndarray labels, given = np.asarray(t)
-    if not is_real(<PyArrayObject*> given):
-        raise TypeError(f"labels must be integers or one-hot rows, got dtype {given.dtype}")
-    if (<object> given).shape == (n, classes):
-        return one_hot_indices(given)
-    if (<object> given).shape != (n,):
-        raise ValueError(
-            f"labels have shape {(<object> given).shape}, want ({n},) or one-hot ({n}, {classes})"
-        )
-    if not cnp.PyArray_ISINTEGER(given):
-        raise TypeError(f"labels must be integers or one-hot rows, got dtype {given.dtype}")
-    labels = np.empty(n, dtype=np.intp)
-    read_labels(as_integers(given), n, NULL, classes, <Py_ssize_t*> cnp.PyArray_DATA(labels))
-    return labels
-
-
-cdef cnp.ndarray one_hot_indices(cnp.ndarray given):
-    cdef Py_ssize_t n = cnp.PyArray_DIM(given, 0), classes = cnp.PyArray_DIM(given, 1), i, j
-    cdef Py_ssize_t ones
-    cdef cnp.ndarray rows = as_c_order(as_floats("labels", given, cnp.NPY_FLOAT64))
-    cdef cnp.ndarray labels = np.empty(n, dtype=np.intp)
-    cdef double* row
-    cdef Py_ssize_t* data = <Py_ssize_t*> cnp.PyArray_DATA(labels)
-    for i in range(n):
-        row = <double*> cnp.PyArray_DATA(rows) + i * classes
-        ones = 0
-        for j in range(classes):
-            if row[j] == 1:
-                data[i] = j
-                ones += 1
-            elif row[j] != 0:
-                ones = -classes  # anything but 0 and 1 spoils the row
-        if ones != 1:
-            raise ValueError(
-                f"one-hot labels of sample {i} must hold a single 1, else 0; got {given[i]}"
-            )
-    return labels
-
-
 cdef cnp.ndarray as_integers(cnp.ndarray given):
     """Return an integer array that `integer_at` can read."""
     return given if cnp.PyArray_ISBEHAVED_RO(given) else np.array(given, given.dtype.type)
@@ -377,7 +336,7 @@ cdef int find_targets(
     ):
         targets.values = NULL
         return read_labels(as_integers(given), call.n, call.rows, call.outputs, targets.classes)
-    if not take_values(call, given, n_samples, type_num) or not are_in_range(call, wanted):
+    if not take_values(call, wanted, given, n_samples, type_num) or not are_in_range(call, wanted):
         given = _targets.checked_targets(
             loss, given, n_samples, call.outputs, cnp.PyArray_DescrFromType(type_num),
             rows_of(call),
@@ -391,7 +350,7 @@ cdef int find_targets(
 
 
 cdef bint take_values(
-    NetCall* call, cnp.ndarray given, Py_ssize_t n_samples, int type_num,
+    NetCall* call, Range wanted, cnp.ndarray given, Py_ssize_t n_samples, int type_num,
 ) noexcept:
     """Copy a matrix of targets; False if it is not as it must be."""
     cdef Py_ssize_t size = call.outputs * call.item, i
@@ -400,9 +359,9 @@ cdef bint take_values(
     if not (
         is_walkable(<PyArrayObject*> given, type_num)
         and cnp.PyArray_IS_C_CONTIGUOUS(given)
-        and 0 < n_dim <= 2
+        and (n_dim == 2 or (n_dim == 1 and call.outputs == 1 and not wanted.are_shares))
         and cnp.PyArray_DIM(given, 0) == n_samples
-        and (call.outputs == 1 if n_dim == 1 else cnp.PyArray_DIM(given, 1) == call.outputs)
+        and cnp.PyArray_SIZE(given) == n_samples * call.outputs
     ):
         return False
     if call.rows == NULL:

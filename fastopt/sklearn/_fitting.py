@@ -56,9 +56,9 @@ class Fitting(CallbackSupportMixin, Predicting):
     _seed = _steps = 0
     _best: Lists | None = None
     _no_improvement_count: int
-    best_loss_: float | None
-    best_validation_score_: float
-    validation_scores_: list[float] | None
+    best_loss_: Any  # a number; None with early stopping
+    best_validation_score_: Any  # a number; None without validation
+    validation_scores_: Any  # a list of numbers; None without validation
     validation_loss_curve_: list[float]
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -411,7 +411,6 @@ class Fitting(CallbackSupportMixin, Predicting):
 
     def _note_score(self, score: float, objective: Objective) -> bool:
         """Note a validation's score, and tell whether it is not better by `tol`."""
-        assert self.validation_scores_ is not None
         self.validation_scores_.append(score)
         if is_shown(self.verbose):
             print(f"Validation score: {score:f}")

@@ -80,7 +80,10 @@ def prepare(threads: int) -> None:
 
 
 def child(name: str, figure: Callable[[str], float], threads: int, cases: list[str]) -> None:
-    """Measure one library in this process: print the figure of each case as JSON."""
+    """Measure one library in this process: print the figure of each case as JSON.
+
+    None at all if one of the cases is not available: the library is then left out.
+    """
     prepare(threads)
     figures = {}
     for case in cases:
@@ -88,6 +91,7 @@ def child(name: str, figure: Callable[[str], float], threads: int, cases: list[s
             figures[case] = figure(case)
         except UnavailableError as reason:
             print(f"{name}: {reason}", file=sys.stderr)
+            figures.clear()
             break
     print(json.dumps(figures))
 

@@ -2,6 +2,7 @@
 
     python bench/training.py                          # the table, all usable cores
     python bench/training.py --threads 1
+    python bench/training.py --layers                 # other activations, batch norm, dropout
     python bench/training.py --picture training.png   # time against batch size
 
 A step takes a batch from the samples, computes the gradients and makes an Adam step, in float32
@@ -14,7 +15,7 @@ from __future__ import annotations
 import argparse
 
 from rounds import child, compare, draw, measure, table
-from training_libraries import BATCH_SIZES, JOBS, LIBRARIES, NAMED
+from training_libraries import BATCH_SIZES, JOBS, LAYERS, LIBRARIES, NAMED
 
 import fastopt
 
@@ -24,6 +25,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=fastopt.get_num_threads())
     parser.add_argument("--cases", nargs="+", choices=JOBS, default=NAMED)
+    parser.add_argument(
+        "--layers", dest="cases", action="store_const", const=[*LAYERS],
+        help="in place of cases: the first of them with other hidden layers",
+    )  # fmt: skip
     parser.add_argument("--libraries", nargs="+", choices=LIBRARIES, default=list(LIBRARIES))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--picture", metavar="FILE")

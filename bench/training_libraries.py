@@ -2,7 +2,8 @@
 
 A step takes the next batch from the samples, computes all gradients and makes an Adam step, as the
 library's users would write it. "flushing" is fastopt that takes subnormal numbers for zero, as jax
-does; "products" does nothing but the step's matrix products, into arrays that are there.
+does; "products" does nothing but the step's matrix products, into arrays that are there. NumPy is
+asked for relu alone, which is what a tutorial has.
 """
 
 from __future__ import annotations
@@ -15,17 +16,25 @@ from typing import Any
 
 import numpy as np
 from libraries import _module
-from rounds import Step
+from rounds import Step, UnavailableError
 
 BATCHES = 200  # drawn beforehand; the step goes round
 
 
 @dataclass(frozen=True)
 class Job:
-    """A net and its batch size."""
+    """A net and its batch size; what a hidden layer has is in the order of the attributes."""
 
     sizes: tuple[int, ...]
     batch_size: int
+    use_batchnorm: bool = False
+    activation: str = "relu"
+    dropout_ratio: float = 0.0
+
+    def is_of(self, *activations: str) -> bool:
+        """Tell whether hidden layers are Affine and one of these activations, and no more."""
+        has_more = self.use_batchnorm or self.dropout_ratio > 0
+        return self.activation in activations and not has_more
 
     def data(self, dtype: str = "f4") -> tuple[np.ndarray, np.ndarray]:
         """Return samples and labels, as many as MNIST has if they are as wide."""
@@ -61,14 +70,27 @@ NAMED = list(JOBS)
 BATCH_SIZES = [1, 4, 16, 32, 64, 128, 256, 512]
 JOBS |= {str(n): Job((784, 100, 100, 100, 100, 10), n) for n in BATCH_SIZES}
 
+# The first net with other hidden layers
+LAYERS = {
+    "relu": {},
+    "tanh": {"activation": "tanh"},
+    "gelu": {"activation": "gelu"},
+    "batch norm, relu": {"use_batchnorm": True},
+    "relu, dropout": {"dropout_ratio": 0.5},
+}
+JOBS |= {name: Job((784, 100, 100, 100, 100, 10), 128, **had) for name, had in LAYERS.items()}
+
 
 def _fastopt(job: Job, threads: int, flushes: bool) -> Step:
     import fastopt
 
     fastopt.set_num_threads(threads)
     fastopt.set_flush_subnormals(flushes)
-    sizes = job.sizes
-    net, optimizer = fastopt.MultiLayerNet(sizes[0], sizes[1:-1], sizes[-1]), fastopt.Adam()
+    sizes, optimizer = job.sizes, fastopt.Adam()
+    net = fastopt.MultiLayerNet(
+        sizes[0], sizes[1:-1], sizes[-1], job.activation, use_batchnorm=job.use_batchnorm,
+        use_dropout=job.dropout_ratio > 0, dropout_ratio=job.dropout_ratio,
+    )  # fmt: skip
     (x, t), batches = job.data(), job.batches()
     grads = net.gradient(x, t, batch=next(batches))
 
@@ -81,6 +103,8 @@ def _fastopt(job: Job, threads: int, flushes: bool) -> Step:
 
 def _numpy(job: Job, threads: int, dtype: str) -> Step:
     """Return the formulas as a tutorial writes them, with fresh arrays everywhere."""
+    if not job.is_of("relu"):
+        raise UnavailableError("NumPy is asked for relu alone")
     (x_all, t_all), batches = job.data(dtype), job.batches()
     params, m, v = {}, {}, {}
     for i, (W, b) in enumerate(job.weights(dtype), start=1):
@@ -129,16 +153,23 @@ def _numpy(job: Job, threads: int, dtype: str) -> Step:
 def _torch(job: Job, threads: int, is_compiled: bool) -> Step:
     torch = _module("torch")
     torch.set_num_threads(threads)
+    nn = torch.nn
+    activation = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU}[job.activation]
     layers: list[Any] = []
-    for m, n in itertools.pairwise(job.sizes):
-        layers += [torch.nn.Linear(m, n), torch.nn.ReLU()]
-    model = torch.nn.Sequential(*layers[:-1])
+    for m, n in itertools.pairwise(job.sizes[:-1]):
+        layers.append(nn.Linear(m, n))
+        if job.use_batchnorm:
+            layers.append(nn.BatchNorm1d(n))
+        layers.append(activation())
+        if job.dropout_ratio:
+            layers.append(nn.Dropout(job.dropout_ratio))
+    model = nn.Sequential(*layers, nn.Linear(*job.sizes[-2:]))
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     x_all, t_all = map(torch.from_numpy, job.data())
     batches = map(torch.from_numpy, job.batches())
 
     def compute_loss(x: Any, t: Any) -> Any:
-        return torch.nn.functional.cross_entropy(model(x), t)
+        return nn.functional.cross_entropy(model(x), t)
 
     if is_compiled:
         compute_loss = torch.compile(compute_loss)
@@ -154,24 +185,53 @@ def _torch(job: Job, threads: int, is_compiled: bool) -> Step:
 
 def _jax(job: Job, threads: int) -> Step:
     jax, optax = _module("jax"), _module("optax")
-    rule = optax.adam(0.001)
-    x_all, t_all = map(jax.numpy.array, job.data())
+    numpy, rule = jax.numpy, optax.adam(0.001)
+    activation = {
+        "relu": jax.nn.relu,
+        "tanh": numpy.tanh,
+        "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    }[job.activation]
+    x_all, t_all = map(numpy.array, job.data())
     batches = job.batches()
 
-    def compute_loss(weights: Any, x: Any, t: Any) -> Any:
-        for W, b in weights[:-1]:
-            x = jax.nn.relu(x @ W + b)
-        W, b = weights[-1]
-        return optax.softmax_cross_entropy_with_integer_labels(x @ W + b, t).mean()
+    def normalized(x: Any, gamma: Any, beta: Any) -> tuple[Any, list[Any]]:
+        mean, var = x.mean(0), x.var(0)
+        return gamma * (x - mean) / numpy.sqrt(var + 1e-5) + beta, [mean, var]
+
+    def compute_loss(params: Any, key: Any, x: Any, t: Any) -> tuple[Any, list[Any]]:
+        of_batch = []
+        for i, (W, b, *scale) in enumerate(params[:-1]):
+            x = x @ W + b
+            if job.use_batchnorm:
+                x, moments = normalized(x, *scale)
+                of_batch.append(moments)
+            x = activation(x)
+            if job.dropout_ratio:
+                share = 1 - job.dropout_ratio
+                kept = jax.random.bernoulli(jax.random.fold_in(key, i), share, x.shape)
+                x = numpy.where(kept, x / share, 0)
+        W, b = params[-1]
+        losses = optax.softmax_cross_entropy_with_integer_labels(x @ W + b, t)
+        return losses.mean(), of_batch
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def update(weights: Any, state: Any, x_all: Any, t_all: Any, batch: Any) -> Any:
-        grads = jax.grad(compute_loss)(weights, x_all[batch], t_all[batch])
-        updates, state = rule.update(grads, state, weights)
-        return optax.apply_updates(weights, updates), state
+    def update(params: Any, states: Any, x_all: Any, t_all: Any, batch: Any) -> Any:
+        state, running, key = states
+        key, own = jax.random.split(key) if job.dropout_ratio else (key, key)
+        grads, of_batch = jax.grad(compute_loss, has_aux=True)(
+            params, own, x_all[batch], t_all[batch]
+        )
+        running = jax.tree.map(lambda r, moment: 0.9 * r + 0.1 * moment, running, of_batch)
+        updates, state = rule.update(grads, state, params)
+        return optax.apply_updates(params, updates), (state, running, key)
 
-    held = [jax.tree.map(jax.numpy.array, job.weights()), None]
-    held[1] = rule.init(held[0])
+    *hidden, last = jax.tree.map(numpy.array, job.weights())
+    running = []
+    if job.use_batchnorm:
+        hidden = [(W, b, numpy.ones_like(b), numpy.zeros_like(b)) for W, b in hidden]
+        running = [[numpy.zeros_like(b), numpy.ones_like(b)] for _, b, *_ in hidden]
+    params = [*hidden, last]
+    held = [params, (rule.init(params), running, jax.random.key(3))]
 
     def step() -> None:
         held[:] = jax.block_until_ready(update(*held, x_all, t_all, next(batches)))
@@ -182,9 +242,11 @@ def _jax(job: Job, threads: int) -> Step:
 def _sklearn(job: Job, threads: int) -> Step:
     """Return a step of partial_fit, which computes the loss as well."""
     neural_network = _module("sklearn.neural_network")
+    if not job.is_of("relu", "tanh"):
+        raise UnavailableError("scikit-learn has no such hidden layers")
     (x, t), batches = job.data(), job.batches()
     model = neural_network.MLPClassifier(
-        job.sizes[1:-1], batch_size=job.batch_size, alpha=0, shuffle=False
+        job.sizes[1:-1], job.activation, batch_size=job.batch_size, alpha=0, shuffle=False
     )
     classes = np.arange(job.sizes[-1])
 

@@ -16,7 +16,7 @@ pytest.importorskip("matplotlib")
 
 pytestmark = pytest.mark.skipif(not EXAMPLES.is_dir(), reason="the tests are away from the sources")
 
-NAMES = ["grid_search.py", "regression.py", "resume_mnist.py"]
+NAMES = ["grid_search.py", "mnist_in_seconds.py", "regression.py", "resume_mnist.py"]
 
 
 def skip_without_its_library(name):
@@ -37,6 +37,7 @@ def run(name, folder, *arguments):
     ("name", "length", "said"),
     [
         ("grid_search.py", "--epochs=2", "280 trainings of 2 epochs"),
+        ("mnist_in_seconds.py", "--epochs=1", "fastopt: at least"),
         ("regression.py", "--steps=12", "all four"),
         ("resume_mnist.py", "--steps=300", "both have the same bits"),
     ],

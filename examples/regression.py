@@ -2,12 +2,11 @@
 
     python examples/regression.py
 
-A small net, with its gradients written by hand, learns a curve from points of which three in a
-thousand are far off. It is trained with the whole recipe, warm-up, cosine decay, clipping and
-moving averages, then with one of the four left out, and with none. What it has learned of the true
-curve is printed and drawn into regression.png: without warm-up or clipping some trainings go wrong
-for good; without cosine decay the noise of the last batches stays; averages take it away long
-before the end.
+A small net learns a curve from points of which three in a thousand are far off. It is trained with
+the whole recipe, warm-up, cosine decay, clipping and moving averages, then with one of the four
+left out, and with none. What it has learned of the true curve is printed and drawn into
+regression.png: without warm-up or clipping some trainings go wrong for good; without cosine decay
+the noise of the last batches stays; averages take it away long before the end.
 """
 
 import argparse
@@ -20,48 +19,6 @@ from fastopt import plotting, schedules
 
 PARTS = ("warm-up", "cosine", "clipping", "averages")
 SEEDS = range(9)  # each recipe is tried on so many sets of points: one may have been lucky
-
-
-class Net:
-    """inputs -> hidden units, relu -> … -> outputs; the loss is Σ (out - y)² / 2N.
-
-    A Trainer needs `params`, `loss_and_gradient` and, for validation, `loss`.
-    """
-
-    def __init__(self, sizes, rng):
-        self.depth = len(sizes) - 1
-        self.params = {}
-        for i in range(self.depth):
-            n_in, n_out = sizes[i], sizes[i + 1]
-            self.params[f"W{i}"] = rng.standard_normal((n_in, n_out)) * np.sqrt(2 / n_in)
-            self.params[f"b{i}"] = np.zeros(n_out)
-        self.params["b0"][:] = rng.uniform(-1, 1, sizes[1])  # bends spread over the inputs
-
-    def outputs(self, x):
-        """Return what goes into each layer, and what comes out of the last."""
-        values = [x]
-        for i in range(self.depth):
-            y = values[i] @ self.params[f"W{i}"] + self.params[f"b{i}"]
-            values.append(y if i == self.depth - 1 else np.maximum(y, 0))
-        return values
-
-    def predict(self, x):
-        return self.outputs(x)[-1]
-
-    def loss(self, x, y):
-        return np.sum((self.predict(x) - y) ** 2) / (2 * len(x))
-
-    def loss_and_gradient(self, x, y, out=None, *, batch):
-        x, y = x[batch], y[batch]
-        values = self.outputs(x)
-        error = values[-1] - y
-        grads = {}
-        d = error / len(x)  # the loss's derivative by what layer i adds up, from the last one back
-        for i in reversed(range(self.depth)):
-            grads[f"W{i}"] = values[i].T @ d
-            grads[f"b{i}"] = d.sum(axis=0)
-            d = d @ self.params[f"W{i}"].T * (values[i] > 0)  # relu' is 1 or 0
-        return np.sum(error**2) / (2 * len(x)), grads
 
 
 def curve(x):
@@ -77,9 +34,11 @@ def points(n, rng):
     return x, y + is_bad * rng.choice([-20.0, 20.0], (n, 1))
 
 
-def r2(net, x, y):
-    """Return the share of the variance that the net explains: 1 is all, 0 as good as a mean."""
-    return 1 - np.sum((net.predict(x) - y) ** 2) / np.sum((y - y.mean()) ** 2)
+def regression_net(rng):
+    """Return a net of one input and one output, whose loss is half the mean squared error."""
+    net = fastopt.MultiLayerNet(1, [32, 32], 1, loss="squared_error", dtype=np.float64, rng=rng)
+    net.params["b1"][:] = rng.uniform(-1, 1, 32)  # bends spread over the inputs
+    return net
 
 
 def optimizer_with(parts, steps):
@@ -108,11 +67,11 @@ def train(parts, steps, seed):
     x, y = points(4000, rng)
     grid = np.linspace(-1, 1, 400)[:, None]
     trainer = fastopt.Trainer(
-        Net([1, 32, 32, 1], rng),
+        regression_net(rng),
         optimizer_with(parts, steps),
         batch_size=32,
         rng=rng,
-        metrics={"r2": r2},
+        metrics={"r2": lambda net, x, y: net.score(x, y)},
         progress=False,
     )
     trainer.fit(

@@ -74,34 +74,48 @@ def check_parameter(
         raise ValueError(f"parameter {key!r} has shape {p.shape}, the net wants {shape}")
 
 
+def check_written(
+    name: str,
+    arrays: Mapping[str, Array],
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: np.dtype[Any],
+) -> None:
+    """Raise KeyError, TypeError or ValueError if a dict does not hold arrays to write into."""
+    for key, shape in shapes.items():
+        if key not in arrays:
+            raise KeyError(f"{name} has no array {key!r}")
+        array = arrays[key]
+        if not is_array(array) or array.dtype != dtype:
+            raise TypeError(f"{name}[{key!r}] must be a {dtype} array, got {name_of(array)}")
+        if array.shape != shape:
+            raise ValueError(f"{name}[{key!r}] has shape {array.shape}, wants {shape}")
+        if not array.flags.carray:
+            raise ValueError(f"{name}[{key!r}] must be C-contiguous, aligned and writeable")
+
+
 def check_outputs(
     out: Mapping[str, Array],
+    running: Mapping[str, Array],
     params: Mapping[str, Array],
     x: Array,
     shapes: Mapping[str, tuple[int, ...]],
     dtype: np.dtype[Any],
 ) -> None:
-    """Raise KeyError, TypeError or ValueError if gradients can't be written into arrays."""
+    """Raise KeyError, TypeError or ValueError if a net can't be trained with these arrays.
+
+    Gradients and running averages are written: none may overlap another one, or what is read. The
+    averages and parameters were checked for themselves.
+    """
     if not issubclass(type(out), dict):
         raise TypeError(f"out must be a dict of arrays, got {type(out).__name__}")
-    for key, shape in shapes.items():
-        if key not in out:
-            raise KeyError(f"out has no array {key!r}")
-        array = out[key]
-        if not is_array(array) or array.dtype != dtype:
-            raise TypeError(f"out[{key!r}] must be a {dtype} array, got {name_of(array)}")
-        if array.shape != shape:
-            raise ValueError(f"out[{key!r}] has shape {array.shape}, wants {shape}")
-        if not array.flags.carray:
-            raise ValueError(f"out[{key!r}] must be C-contiguous, aligned and writeable")
-        if np.may_share_memory(array, x):
-            raise ValueError(f"out[{key!r}] and x overlap in memory")
-    arrays = [(f"out[{key!r}]", out[key]) for key in shapes]
-    arrays += [(f"parameter {key!r}", params[key]) for key in shapes]
-    for i, key in enumerate(shapes):
-        for name, other in arrays[i + 1 :]:
-            if np.may_share_memory(out[key], other):
-                raise ValueError(f"out[{key!r}] and {name} overlap in memory")
+    check_written("out", out, shapes, dtype)
+    written = [(f"out[{key!r}]", out[key]) for key in shapes]
+    written += [(f"running[{key!r}]", average) for key, average in running.items()]
+    read = [("x", x), *((f"parameter {key!r}", params[key]) for key in shapes)]
+    for i, (name, array) in enumerate(written):
+        for other_name, other in written[i + 1 :] + read:
+            if np.may_share_memory(array, other):
+                raise ValueError(f"{name} and {other_name} overlap in memory")
 
 
 def check_normalization(
@@ -112,17 +126,20 @@ def check_normalization(
         raise TypeError(f"gamma must be a float32 or float64 array, got {name_of(gamma)}")
     if gamma.ndim != 1 or not gamma.size:
         raise ValueError(f"gamma has shape {gamma.shape}, wants (D,)")
-    for name, array in (
-        ("beta", beta),
-        ("running_mean", running_mean),
-        ("running_var", running_var),
-    ):
+    dtype = gamma.dtype.newbyteorder("=")
+    others = {"beta": beta, "running_mean": running_mean, "running_var": running_var}
+    for name, array in others.items():
         if array is None and name != "beta":
             continue
-        if not is_array(array) or array.dtype.type is not gamma.dtype.type:
-            wanted = gamma.dtype.newbyteorder("=")
-            raise TypeError(f"{name} must be a {wanted} array as gamma is, got {name_of(array)}")
+        if not is_array(array) or array.dtype.type is not dtype.type:
+            raise TypeError(f"{name} must be a {dtype} array as gamma is, got {name_of(array)}")
         if array.shape != gamma.shape:
             raise ValueError(f"{name} has shape {array.shape}, wants {gamma.shape} as gamma has")
-        if name != "beta" and not array.flags.writeable:
-            raise ValueError(f"{name} is read-only")
+        if name != "beta" and not (array.flags.carray and array.dtype.isnative):
+            raise ValueError(
+                f"{name} must be C-contiguous, aligned, writeable and in native byte order"
+            )
+    named = {"gamma": gamma, **{name: each for name, each in others.items() if each is not None}}
+    for name, other in itertools.combinations(named, 2):
+        if other != "beta" and np.may_share_memory(named[name], named[other]):
+            raise ValueError(f"{name} and {other} overlap in memory: {other} is written")

@@ -13,7 +13,7 @@ losses: tuple[str, ...]
 
 @disjoint_base
 class Workspace:
-    def __new__(cls, n_ops: int, n_parameters: int, n_stages: int) -> Self: ...
+    def __new__(cls, n_ops: int, n_known: int, n_stages: int) -> Self: ...
 
 @disjoint_base
 class Network:
@@ -34,7 +34,11 @@ class Network:
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]: ...
     @property
+    def largest_loss(self) -> float: ...
+    @property
     def running(self) -> dict[str, Array]: ...
+    @property
+    def running_shapes(self) -> dict[str, tuple[int, ...]]: ...
     def __new__(
         cls,
         sizes: tuple[int, ...],

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastopt import _initial_params, _scores
 from fastopt._checks import count, fraction, non_negative, one_of, switch
-from fastopt._contract import check_parameter, parameter_shapes
+from fastopt._contract import check_parameter, check_written, parameter_shapes
 from fastopt._numerical_gradient import numerical_gradient
 from fastopt._states import FORMAT, checked_arrays, checked_fields, checked_names
 from fastopt._targets import checked_targets
@@ -58,15 +58,16 @@ class MultiLayerNet:
         λ of the penalty 0.5·λ·ΣW² in the loss, ≥ 0; nothing but weights is decayed.
     loss : str
         Of a sample with scores h and targets t: 'softmax', log Σ exp h - h_t, for one of C classes;
-        'logistic', Σ log(1 + exp h) - t·h, for C answers of yes or no; and for regressions, each
-        the mean over outputs, 'squared_error', (h - t)²/2, 'absolute_error', |h - t|, 'huber', the
-        former where |h - t| < 1 and |h - t| - 1/2 elsewhere, and 'poisson', exp h - t·h.
+        'logistic', Σ log(1 + exp h) - t·h, for C answers of yes or no; and for regressions, with
+        d = h - t, each the mean over outputs, 'squared_error', d²/2, 'absolute_error', ``|d|``,
+        'huber', d²/2 where ``|d| < 1`` and ``|d| - 1/2`` elsewhere, and 'poisson', exp h - t·h.
     use_batchnorm : bool
         Normalize what each hidden Affine layer returns, by mean and variance over the batch.
     use_dropout : bool
         Set outputs of hidden layers to zero at random in training.
     dropout_ratio : float
-        The share of them, in [0, 1); those that are kept are divided by 1 - dropout_ratio.
+        The share of them, in [0, 1); those that are kept are divided by 1 - dropout_ratio. Without
+        `use_dropout` it does nothing.
     dtype : {float32, float64}
         Of parameters, scores and gradients; inputs of other real dtypes are cast to it.
     rng : None, int or numpy.random.Generator
@@ -82,7 +83,8 @@ class MultiLayerNet:
         whatever the dict holds.
     running : dict of str to array
         With batch normalization mean1, var1 (H1,), mean2, …: running averages of the batches' mean
-        and variance, .9·old + .1·batch, from 0 and 1 on. Evaluation normalizes by them.
+        and variance, .9·old + .1·batch, from 0 and 1 on, written in place. Evaluation normalizes
+        by them. An entry may be replaced, as one of `params` may.
     steps : int
         Calls of `gradient` and `loss_and_gradient` so far; may be set. The random numbers of
         dropout are a function of `seed`, `steps`, layer, row of the batch and unit.
@@ -110,8 +112,8 @@ class MultiLayerNet:
     the running averages and count a step. All other methods evaluate: they normalize by the running
     averages, drop nothing, and change nothing.
 
-    Every method looks at `params` anew and raises KeyError, TypeError or ValueError, naming the
-    entry, if one is missing or is not of the dtype and shape it was made with.
+    Every method looks at `params` and `running` anew and raises KeyError, TypeError or ValueError,
+    naming the entry, if one is missing or is not of the dtype and shape it was made with.
 
     A batch goes through the whole net in one call with the GIL released. A large one is shared out
     to as many threads as `set_num_threads` allows; for a given number of them the results are the
@@ -140,7 +142,7 @@ class MultiLayerNet:
     MultiLayerNet(4, [8], 2, activation='tanh', loss='huber', use_batchnorm=True)
     """
 
-    # The module that computes: its Network, predictions, count_correct and sum_of_squares
+    # The module that computes: its Network, predictions and sum_of_squares
     _network_class: ClassVar[Any]
     _kernels: ClassVar[Any]
 
@@ -329,7 +331,7 @@ class MultiLayerNet:
             copied first. Only the targets and weights of these rows are looked at.
         sample_weight : array (N,), optional
             Weights of the samples, ≥ 0; by default all are equal. A sample of weight 0 counts for
-            nothing, even if its loss is infinite or NaN.
+            nothing, even if its loss is infinite or NaN, as long as its x is finite.
 
         Returns
         -------
@@ -387,12 +389,7 @@ class MultiLayerNet:
         """
         _scores.require_classes(self._loss, "accuracy", "; score(x, t) returns its R²")
         scores = self.predict(x)
-        n_right: int
-        if self._loss == "softmax":
-            n_right = self._kernels.count_correct(scores, _scores.class_labels(scores, t))
-        else:
-            n_right = _scores.right_rows(scores, t)
-        return n_right / len(scores)
+        return _scores.right_rows(self._loss, scores, t) / len(scores)
 
     def score(self, x: ArrayLike, t: ArrayLike) -> float:
         """Return how good the net is: `accuracy` of a classifier, R² of a regression.
@@ -462,8 +459,8 @@ class MultiLayerNet:
         ------
         KeyError, TypeError, ValueError
             `out` lacks a key, or holds what is not an array of the parameter's shape and dtype,
-            C-contiguous, aligned and writeable, or what overlaps x, a parameter or another
-            gradient in memory.
+            C-contiguous, aligned and writeable, or what overlaps x, a parameter, a running average
+            or another gradient in memory.
         ValueError, TypeError, IndexError
             As for `loss`. After any error nothing was written, running averages and `steps` are
             as they were.
@@ -574,7 +571,7 @@ class MultiLayerNet:
             "architecture": {**self._architecture, "sizes": [*self._architecture["sizes"]]},
             "weight_decay_lambda": self.weight_decay_lambda,
             "params": {key: self.params[key].copy() for key in self._shapes},
-            "running": {key: average.copy() for key, average in self.running.items()},
+            "running": {key: self.running[key].copy() for key in self._network.running_shapes},
             "steps": self.steps,
             "seed": self.seed,
         }
@@ -624,6 +621,7 @@ class MultiLayerNet:
             check_parameter(self.params, key, shape, self.dtype)
             if not self.params[key].flags.writeable:
                 raise ValueError(f"parameter {key!r} is read-only")
+        check_written("running", self.running, self._network.running_shapes, self.dtype)
 
         def load() -> None:
             self.weight_decay_lambda = penalty
@@ -636,13 +634,13 @@ class MultiLayerNet:
 
     def _checked_running(self, running: Any) -> dict[str, Array]:
         arrays = checked_arrays("running", running, copies=False)
-        checked_names("running", arrays, [*self.running])
-        for key, own in self.running.items():
+        shapes = self._network.running_shapes
+        checked_names("running", arrays, [*shapes])
+        for key, shape in shapes.items():
             array = arrays[key]
-            if array.dtype != own.dtype or array.shape != own.shape:
+            if array.dtype != self.dtype or array.shape != shape:
                 raise ValueError(
-                    f"running[{key!r}] must be {own.dtype}{own.shape}, got "
-                    f"{array.dtype}{array.shape}"
+                    f"running[{key!r}] must be {self.dtype}{shape}, got {array.dtype}{array.shape}"
                 )
         return arrays
 

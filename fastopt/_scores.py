@@ -1,7 +1,6 @@
 """What a net's scores say: classes, how many are right, how much of the variance is explained.
 
-Compiled nets and twins share it; what needs a pass over all scores in compiled code, probabilities
-and counting, is handed in or done before.
+Compiled nets and twins share it; what scores predict, probabilities or means, each computes itself.
 """
 
 from __future__ import annotations
@@ -11,10 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastopt._targets import checked_targets
+from fastopt._targets import checked_classes, checked_targets
 from fastopt.typing import Array
 
-__all__ = ["class_labels", "classes", "r_squared", "require_classes", "right_rows"]
+__all__ = [
+    "CLASSIFIERS",
+    "classes",
+    "r_squared",
+    "require_classes",
+    "right_rows",
+]
 
 CLASSIFIERS = ("softmax", "logistic")
 """The losses whose targets are classes: one of many, or for each output whether it is one."""
@@ -34,25 +39,16 @@ def classes(loss: str, scores: Array) -> NDArray[np.intp]:
     return (scores > 0).astype(np.intp)
 
 
-def class_labels(scores: Array, t: ArrayLike) -> ArrayLike:
-    """Return labels as class numbers, for soft labels that of the most probable class.
+def right_rows(loss: str, scores: Array, t: ArrayLike) -> int:
+    """Return in how many rows the scores, (N, C), say what the targets say.
 
-    What has not the shape of the scores is returned as it is, unchecked.
-    """
-    labels = np.asarray(t)
-    if labels.shape != scores.shape or labels.dtype.kind not in "fiub":
-        return t
-    n, outputs = scores.shape
-    return np.asarray(checked_targets("softmax", labels, n, outputs, float).argmax(axis=1))
-
-
-def right_rows(scores: Array, t: ArrayLike) -> int:
-    """Return in how many rows all scores, (N, C), are on the side of their targets: above 0 or not.
-
-    A target is on the upper side where it is above a half.
+    For softmax the largest score must be the label's. Else all must be on the side of their
+    targets: above 0 where these are above a half, or not.
     """
     n, outputs = scores.shape
-    targets = checked_targets("logistic", t, n, outputs, float)
+    if loss == "softmax":
+        return int(np.count_nonzero(scores.argmax(axis=1) == checked_classes(t, n, outputs)))
+    targets = checked_targets(loss, t, n, outputs, float)
     return int(np.count_nonzero(((scores > 0) == (targets > 0.5)).all(axis=1)))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-__all__ = ["checked_targets", "checked_weights"]
+__all__ = ["checked_classes", "checked_targets", "checked_weights"]
 
 Array = NDArray[Any]
 
@@ -69,11 +69,25 @@ def checked_targets(
         raise ValueError(f"{name} have shape {given.shape}, want {wanted}")
     taken = given if rows is None else given[rows]
     if are_numbers and loss == "softmax":
-        return _one_hot(taken, outputs, dtype, rows)
+        return _one_hot(_class_numbers(taken, outputs, rows), outputs, dtype)
     taken = taken.reshape(-1, outputs)
     _check_range(loss, taken, rows)
     with np.errstate(all="ignore"):  # a float64 may be infinite in float32
         return np.ascontiguousarray(taken, dtype)
+
+
+def checked_classes(t: ArrayLike, n: int, classes: int) -> NDArray[np.intp]:
+    """Return the class numbers (n,) of labels for softmax; of soft ones the most probable.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `checked_targets`.
+    """
+    given = np.asarray(t)
+    if given.shape == (n,):
+        return _class_numbers(given, classes, None)
+    return np.asarray(checked_targets("softmax", given, n, classes, float).argmax(axis=1))
 
 
 def checked_weights(
@@ -122,18 +136,24 @@ def _words(loss: str, n: int, outputs: int) -> tuple[str, str]:
     return "targets", f"({n},) or ({n}, 1)" if outputs == 1 else f"({n}, {outputs})"
 
 
-def _one_hot(
-    numbers: Array, classes: int, dtype: DTypeLike, rows: NDArray[np.intp] | None
-) -> Array:
+def _class_numbers(numbers: Array, classes: int, rows: NDArray[np.intp] | None) -> NDArray[np.intp]:
     if numbers.dtype.kind not in "iu":
-        raise TypeError(f"labels must be integers or one-hot rows, got dtype {numbers.dtype}")
+        hint = "; numbers to predict want a loss such as 'squared_error'"
+        raise TypeError(
+            f"labels must be integers or one-hot rows, got dtype {numbers.dtype}"
+            f"{hint if numbers.dtype.kind == 'f' else ''}"
+        )
     if not (numbers.min() >= 0 and numbers.max() < classes):
         i = int(np.flatnonzero((numbers < 0) | (numbers >= classes))[0])
         raise ValueError(
             f"label {numbers[i]} of sample {_row(i, rows)} is outside 0 to {classes - 1}"
         )
+    return numbers.astype(np.intp)
+
+
+def _one_hot(numbers: NDArray[np.intp], classes: int, dtype: DTypeLike) -> Array:
     one_hot = np.zeros((len(numbers), classes), dtype)
-    one_hot[np.arange(len(numbers)), numbers.astype(np.intp)] = 1
+    one_hot[np.arange(len(numbers)), numbers] = 1
     return one_hot
 
 

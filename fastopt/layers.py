@@ -31,9 +31,14 @@ __all__ = [
 Array = NDArray[Any]
 
 
-def _require_forward(layer: object, saved: object, needed: str = "forward") -> None:
+def _require_forward(layer: object, saved: object) -> None:
     if saved is None:
-        raise RuntimeError(f"{type(layer).__name__}.backward needs a {needed} before it")
+        raise RuntimeError(f"{type(layer).__name__}.backward needs a forward before it")
+
+
+def _plain(a: Array) -> Array:
+    """Return a copy of a float32 or float64 array that compiled code can walk."""
+    return np.array(a, a.dtype.newbyteorder("="), order="C")
 
 
 class Affine:
@@ -393,11 +398,11 @@ class BatchNormalization:
         """
         x = np.asarray(x)
         check_normalization(self.gamma, self.beta, self.running_mean, self.running_var)
-        dtype = self.gamma.dtype.newbyteorder("=")
+        gamma, beta = _plain(self.gamma), _plain(self.beta)
         mean, var = self.running_mean, self.running_var
-        mean = np.zeros(self.gamma.shape, dtype) if mean is None else mean
-        var = np.ones(self.gamma.shape, dtype) if var is None else var
-        out, kept = _layers.batchnorm_forward(x, self.gamma, self.beta, mean, var, bool(train_flg))
+        mean = np.zeros_like(gamma) if mean is None else mean
+        var = np.ones_like(gamma) if var is None else var
+        out, kept = _layers.batchnorm_forward(x, gamma, beta, mean, var, bool(train_flg))
         self.running_mean, self.running_var = mean, var
         self._kept, self._shape = kept if train_flg else None, x.shape
         return out.reshape(x.shape)
@@ -420,15 +425,20 @@ class BatchNormalization:
         RuntimeError
             The last `forward` was none in training, or there was none.
         ValueError
-            `dout` of another shape, or gamma of another shape than in `forward`.
+            `dout` of another shape, or gamma of another shape than in `forward`, or x itself.
         TypeError
             `dout` that is not real.
         """
-        _require_forward(self, self._kept, "forward in training")
-        check_normalization(self.gamma, self.beta, None, None)
-        dout = checked_dout(dout, self._shape, self.gamma.dtype.newbyteorder("="))
-        rows = dout.reshape(self._shape[0], -1)
-        dx, self.dgamma, self.dbeta = _layers.batchnorm_gradient(rows, self._kept, self.gamma)
+        if self._kept is None:
+            raise RuntimeError("BatchNormalization.backward needs a forward in training before it")
+        x, mean, _ = self._kept
+        check_normalization(self.gamma, mean, None, None)
+        dout = checked_dout(dout, self._shape, mean.dtype)
+        if x.size != dout.size or x.shape[1:] != mean.shape or x.dtype != mean.dtype:
+            raise ValueError(f"x was changed since forward: it is now {x.dtype}{x.shape}")
+        rows = dout.reshape(x.shape)
+        gamma = _plain(self.gamma)
+        dx, self.dgamma, self.dbeta = _layers.batchnorm_gradient(rows, self._kept, gamma)
         return dx.reshape(self._shape)
 
 

@@ -64,6 +64,10 @@ def plateau():
     return schedules.ReduceOnPlateau(0.05, factor=0.5, patience=0)
 
 
+def norm_and_dropout(seed):
+    return fastopt.MultiLayerNet(3, [5], 3, use_batchnorm=True, use_dropout=True, rng=seed)
+
+
 VALIDATED = {"epochs": 4, "validation": VALIDATION}
 
 # Arguments of `make`, and of `fit`
@@ -86,6 +90,10 @@ CASES = {
     ),
     "sums": ({"settings": {"lr": 0.05, "accumulate": 3}, "checkpoint_every": 1}, {"epochs": 4}),
     "momentum": ({"optimizer": "Nesterov"}, {"epochs": 4}),
+    "norm and dropout": (
+        {"net": norm_and_dropout, "settings": {"lr": 0.3}, "checkpoint_every": 3},
+        {**VALIDATED, "evaluate_every": 2, "patience": 3},
+    ),
     "net of its own": ({"net": Plain, "checkpoint_every": 3}, {**VALIDATED, "patience": 2}),
     "all": ({"settings": trainings.everything_at_once, "checkpoint_every": 1}, VALIDATED),
 }  # fmt: skip

@@ -7,6 +7,7 @@ What is checked here is that it is there and true: docstrings, README, pages, th
 import contextlib
 import doctest
 import importlib
+import importlib.util
 import inspect
 import io
 import math
@@ -33,13 +34,21 @@ MODULES = sorted(
     if module.name != "fastopt.__main__" and "._kernels_" not in module.name
 )
 
+# Parts that need another library are looked at where it is installed: with scikit-learn
+SKLEARN = "fastopt.sklearn"
+HAS_SKLEARN = importlib.util.find_spec("sklearn") is not None
+if not HAS_SKLEARN:
+    MODULES = [name for name in MODULES if not name.startswith(SKLEARN)]
+
 SECTIONS = (
     "Parameters", "Attributes", "Returns", "Yields", "Other Parameters", "Raises", "Notes",
     "References", "Examples",
 )  # fmt: skip
 
-# Functions that take what they are given and have no error of their own to tell of.
-ACCEPT_ALL = {"valley", "valley_gradient", "valley_optimizers"}
+# What takes what it is given, and has no error of its own to tell of; estimators check in `fit`.
+ACCEPT_ALL = {
+    "valley", "valley_gradient", "valley_optimizers", "MLPClassifier", "MLPRegressor",
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +60,10 @@ def _same_number_of_threads():
 
 def public_things():
     """Yield the name and the thing for all that a user calls: classes, their methods, functions."""
-    for module in (fastopt, datasets, experiments, plotting, schedules):
+    modules = [fastopt, datasets, experiments, plotting, schedules]
+    if HAS_SKLEARN:
+        modules.append(importlib.import_module(SKLEARN))
+    for module in modules:
         prefix = "" if module is fastopt else f"{module.__name__.rpartition('.')[2]}."
         for name in module.__all__:
             thing = getattr(module, name)
@@ -59,9 +71,17 @@ def public_things():
                 continue
             yield f"{prefix}{name}", thing
             if inspect.isclass(thing):
-                for method, function in inspect.getmembers(thing, inspect.isfunction):
-                    if not method.startswith("_"):
-                        yield f"{prefix}{name}.{method}", function
+                for method, function in own_methods(thing):
+                    yield f"{prefix}{name}.{method}", function
+
+
+def own_methods(cls):
+    """Return the public methods of a class that are not another library's."""
+    return [
+        (name, method)
+        for name, method in inspect.getmembers(cls, inspect.isfunction)
+        if not name.startswith("_") and not (method.__module__ or "").startswith("sklearn.")
+    ]
 
 
 THINGS = dict(public_things())
@@ -241,6 +261,8 @@ def test_pages_own_their_text(page):
 def test_examples_of_the_page(page):
     """They run from the top of the page to its end; those with a prompt show what comes out."""
     names = {"__name__": "__main__"}
+    if SKLEARN in page.read_text(encoding="utf-8"):
+        pytest.importorskip("sklearn")
     for language, block in blocks(page):
         if language == "python":
             exec(compile(block, str(page), "exec"), names)
@@ -263,6 +285,7 @@ def public_names():
             names |= {f"fastopt.{name}.{inner}" for inner in thing.__all__}
         else:
             names.add(f"fastopt.{name}")
+    names |= {f"{SKLEARN}.{name}" for name in ("MLPClassifier", "MLPRegressor")}
     return names | {"fastopt.training.History"}  # which users get, and don't make
 
 
@@ -317,17 +340,15 @@ def test_api_pages_begin_with_a_summary_of_what_they_describe():
 def test_api_pages_describe_every_method():
     checked = 0
     for name, members in DESCRIBED.items():
+        if name.startswith(SKLEARN) and not HAS_SKLEARN:
+            continue
         thing = fastopt
         for part in name.split(".")[1:]:
             thing = getattr(thing, part)
         is_alias = type(thing) is types.GenericAlias  # which Python 3.10 takes for a class
         if is_alias or not inspect.isclass(thing) or name.startswith("fastopt.reference."):
             continue
-        methods = {
-            method
-            for method, _ in inspect.getmembers(thing, inspect.isfunction)
-            if not method.startswith("_")
-        }
+        methods = {method for method, _ in own_methods(thing)}
         if name == "fastopt.TwoLayerNet":  # the page says: those of MultiLayerNet
             methods -= DESCRIBED["fastopt.MultiLayerNet"]
         if name == "fastopt.training.History":  # which the Trainer calls

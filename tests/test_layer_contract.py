@@ -13,11 +13,12 @@ import pytest
 from helpers.arrays import LAYOUTS, TOLERANCE, assert_close, lay_out
 from helpers.errors import contents, refused
 from helpers.marks import both, every_dtype
+from helpers.nets import FUNCTIONS, every_function
 from helpers.processes import run
 from numpy.testing import assert_allclose, assert_array_equal
 
 import fastopt
-from fastopt import _net, reference
+from fastopt import _layers, _net, _targets, reference
 
 
 def random(*shape, dtype="float64", seed=0):
@@ -204,7 +205,8 @@ def test_affine_refuses_a_gradient_of_another_shape_and_writes_nothing(package, 
 
 @both
 def test_backward_needs_a_forward(package):
-    for layer in (package.Affine(np.ones((2, 2)), np.ones(2)), package.Relu(), package.Sigmoid()):
+    functions = [getattr(package, name)() for name in FUNCTIONS]
+    for layer in (package.Affine(np.ones((2, 2)), np.ones(2)), *functions):
         with pytest.raises(RuntimeError, match=r"backward needs a forward"):
             layer.backward(np.ones((1, 2)))
     with pytest.raises(RuntimeError, match=r"SoftmaxWithLoss.backward needs a forward"):
@@ -227,7 +229,8 @@ def test_inputs_of_layers_are_never_written(package, dtype, layout):
     affine = package.Affine(given["W"], given["b"])
     affine.forward(given["x"])
     affine.backward(given["dout"])
-    for layer in (package.Relu(), package.Sigmoid()):
+    for name in FUNCTIONS:
+        layer = getattr(package, name)()
         layer.forward(given["x"])
         layer.backward(given["x"])
     loss = package.SoftmaxWithLoss()
@@ -237,7 +240,7 @@ def test_inputs_of_layers_are_never_written(package, dtype, layout):
 
 
 @both
-@pytest.mark.parametrize("name", ["Relu", "Sigmoid"])
+@every_function
 @pytest.mark.parametrize("case", [*NOT_REAL, "shape", "one more axis", "broadcast"])
 def test_activation_refuses_and_stays_as_it_was(package, name, case):
     layer, x = getattr(package, name)(), random(3, 4)
@@ -256,7 +259,7 @@ def test_activation_refuses_and_stays_as_it_was(package, name, case):
 
 
 @both
-@pytest.mark.parametrize("name", ["Relu", "Sigmoid"])
+@every_function
 def test_activation_says_what_it_got_and_what_it_wants(package, name):
     layer = getattr(package, name)()
     with pytest.raises(TypeError, match="x must be real"):
@@ -266,7 +269,7 @@ def test_activation_says_what_it_got_and_what_it_wants(package, name):
         layer.backward(np.ones(4))
 
 
-@pytest.mark.parametrize("name", ["Relu", "Sigmoid"])
+@every_function
 @pytest.mark.parametrize("x", [np.ones((0, 3)), np.ones((2, 0, 3), "f4"), 2.0, np.array(-1.0)])
 def test_empty_arrays_and_plain_numbers_are_no_error(name, x):
     results = []
@@ -313,7 +316,7 @@ def test_bad_labels_are_refused(case):
     with pytest.raises(exception, match=message):
         fastopt.SoftmaxWithLoss().forward(scores, t)
     with pytest.raises(exception, match=message):
-        fastopt._net.count_correct(scores, t)
+        _targets.checked_classes(t, 2, 3)
     with pytest.raises(exception):
         reference.SoftmaxWithLoss().forward(scores, t)
 
@@ -905,7 +908,7 @@ def test_weight_decay_leaves_entries_alone_that_are_not_of_the_net(package):
 def test_sum_of_squares_refuses_what_is_no_matrix():
     for array in (np.ones(3), np.ones(()), np.ones((2, 2, 2))):
         with pytest.raises(ValueError, match="wants 2 dimensions"):
-            _net.sum_of_squares(array)
+            _layers.sum_of_squares(array)
 
 
 @both

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from helpers.arrays import LAYOUTS, TOLERANCE, NoArithmetic, assert_close, lay_out
 from helpers.marks import both, every_dtype
+from helpers.nets import FUNCTIONS, every_function
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import special
 
@@ -105,7 +106,7 @@ def test_affine_reads_its_weights_at_each_call(package):
 
 @every_dtype
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (17,), (5, 7), (2, 3, 4)])
-@pytest.mark.parametrize("name", ["Relu", "Sigmoid"])
+@every_function
 def test_activation_equals_twin(name, shape, dtype):
     rng = np.random.default_rng(1)
     x, dout = (np.asarray(rng.standard_normal(shape) * 20, dtype) for _ in range(2))
@@ -116,7 +117,7 @@ def test_activation_equals_twin(name, shape, dtype):
     for got, want in zip(results[:2], results[2:], strict=True):
         assert got.dtype == want.dtype == dtype
         assert got.shape == want.shape == shape
-        if name == "Relu":
+        if name in ("Relu", "LeakyRelu"):
             assert_array_equal(got, want)
         elif got.size:
             assert_close(got, want, dtype)
@@ -131,6 +132,56 @@ def test_relu_of_special_values(package, dtype):
     assert_array_equal(layer.backward(np.full(8, np.nan, dtype)), np.where(x <= 0, 0, np.nan))
 
 
+# name → the function and its derivative
+FORMULAS = {
+    "LeakyRelu": (lambda z: np.where(z > 0, z, 0.01 * z), lambda z: np.where(z > 0, 1, 0.01)),
+    "Tanh": (np.tanh, lambda z: 1 / np.cosh(z) ** 2),
+    "Gelu": (
+        lambda z: z * special.ndtr(z),
+        lambda z: special.ndtr(z) + z * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi),
+    ),
+    "Silu": (
+        lambda z: z * special.expit(z),
+        lambda z: special.expit(z) * (1 + z * special.expit(-z)),
+    ),
+}
+
+
+@both
+@every_dtype
+@pytest.mark.parametrize("name", FORMULAS)
+def test_activation_is_the_formula(package, dtype, name):
+    x = np.linspace(-30, 30, 10_001).astype(dtype)
+    layer, (function, derivative) = getattr(package, name)(), FORMULAS[name]
+    tolerance = {"float32": 1e-6, "float64": 1e-14}[dtype]
+    out, dx = layer.forward(x), layer.backward(np.ones_like(x))
+    for got, of_formula in ((out, function), (dx, derivative)):
+        want = of_formula(x.astype("f8"))
+        assert_allclose(got, want, rtol=0, atol=tolerance * np.abs(want).max())
+
+
+# What comes of -inf, -1e4, -0.0, 0.0, 1e4, inf, NaN
+ENDS = {
+    "LeakyRelu": ([-np.inf, -100, -0.0, 0, 1e4, np.inf, np.nan], [0.01] * 4 + [1, 1, 1]),
+    "Tanh": ([-1, -1, -0.0, 0, 1, 1, np.nan], [0, 0, 1, 1, 0, 0, np.nan]),
+    "Gelu": ([np.nan, 0, 0, 0, 1e4, np.inf, np.nan], [np.nan, 0, 0.5, 0.5, 1, np.nan, np.nan]),
+    "Silu": ([np.nan, 0, 0, 0, 1e4, np.inf, np.nan], [np.nan, 0, 0.5, 0.5, 1, np.nan, np.nan]),
+}
+
+
+@both
+@every_dtype
+@pytest.mark.parametrize("name", ENDS)
+def test_activation_at_the_ends_of_the_range_is_silent(package, dtype, name):
+    x = np.array([-np.inf, -1e4, -0.0, 0, 1e4, np.inf, np.nan], dtype)
+    layer = getattr(package, name)()
+    finite = np.isfinite(x)
+    found = layer.forward(x), layer.backward(np.ones_like(x))
+    for got, want in zip(found, ENDS[name], strict=True):
+        assert_allclose(got[finite], np.array(want, dtype)[finite], rtol=1e-6)
+        assert np.isnan(got[-1]) == np.isnan(want[-1])
+
+
 @both
 @every_dtype
 def test_sigmoid_of_large_values_is_silent(package, dtype):
@@ -141,7 +192,7 @@ def test_sigmoid_of_large_values_is_silent(package, dtype):
 
 
 @both
-@pytest.mark.parametrize("name", ["Relu", "Sigmoid"])
+@every_function
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_activation_takes_any_layout(package, name, layout):
     x = np.random.default_rng(1).standard_normal((4, 3))
@@ -151,7 +202,7 @@ def test_activation_takes_any_layout(package, name, layout):
 
 
 @both
-@pytest.mark.parametrize("name", ["Relu", "Sigmoid"])
+@every_function
 def test_activation_of_other_dtypes(package, name):
     layer = getattr(package, name)()
     assert layer.forward(np.arange(-3, 3)).dtype == np.float64
@@ -159,7 +210,7 @@ def test_activation_of_other_dtypes(package, name):
 
 
 @both
-@pytest.mark.parametrize("name", ["Relu", "Sigmoid"])
+@every_function
 def test_output_is_the_callers_own(package, name):
     layer, x = getattr(package, name)(), np.random.default_rng(1).standard_normal((4, 3))
     first = layer.forward(x)
@@ -295,21 +346,6 @@ def test_softmax_row_with_nan_spoils_its_row_alone(package):
     assert_array_equal(np.isnan(y), [[True, True], [True, True], [False, False]])
 
 
-@every_dtype
-def test_count_correct_breaks_ties_as_numpy(dtype):
-    rng = np.random.default_rng(5)
-    scores = rng.integers(0, 3, (500, 4)).astype(dtype)
-    scores[rng.random((500, 4)) < 0.1] = np.nan
-    scores[rng.random((500, 4)) < 0.1] = -np.inf
-    t = rng.integers(0, 4, 500)
-    want = np.sum(scores.argmax(axis=1) == t)
-    assert fastopt._net.count_correct(scores, t) == want
-    assert fastopt._net.count_correct(scores[:, ::-1], 3 - t) == np.sum(
-        scores[:, ::-1].argmax(axis=1) == 3 - t
-    )
-    assert reference.losses.count_correct(scores, t) == want
-
-
 def test_the_compiled_path_is_taken():
     def guarded(*shape):
         return np.random.default_rng(0).standard_normal(shape).view(NoArithmetic)
@@ -317,8 +353,9 @@ def test_the_compiled_path_is_taken():
     affine = fastopt.Affine(guarded(4, 3), guarded(3))
     affine.forward(guarded(2, 4))
     affine.backward(guarded(2, 3))
-    for layer in (fastopt.Relu(), fastopt.Sigmoid()):
+    for name in FUNCTIONS:
+        layer = getattr(fastopt, name)()
         layer.forward(guarded(2, 3))
         layer.backward(guarded(2, 3))
     fastopt.SoftmaxWithLoss().forward(guarded(2, 3), [0, 1])
-    fastopt._net.sum_of_squares(guarded(4, 3))
+    fastopt._layers.sum_of_squares(guarded(4, 3))

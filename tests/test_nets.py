@@ -357,3 +357,18 @@ def test_numerical_gradient_restores_its_argument():
     for bad in (np.arange(3), [1.0], 1.0):
         with pytest.raises(TypeError, match="float32 or float64"):
             fastopt.numerical_gradient(lambda a: 0.0, bad)
+
+
+def test_a_gradient_tells_the_largest_loss_of_a_sample():
+    """By which `fastopt.sklearn` finds batches whose loss scikit-learn would clip."""
+    net = fastopt.MultiLayerNet(4, [8], 3, dtype=np.float64, rng=0)
+    x, t = np.random.default_rng(0).standard_normal((50, 4)), np.arange(50) % 3
+    losses = np.array([net.loss(x[i : i + 1], t[i : i + 1]) for i in range(50)])
+    weights = np.where(losses == losses.max(), 0.0, 1.0)
+    for rows in (None, np.arange(20)):
+        for given in (None, weights):
+            net.gradient(x, t, batch=rows, sample_weight=given)
+            counted = (losses if given is None else losses * weights)[
+                : 20 if rows is not None else 50
+            ]
+            assert net._network.largest_loss == pytest.approx(counted.max(), rel=1e-12)

@@ -958,6 +958,30 @@ NET_WRONG = [
     (("params", "W1"), None, r"params\['W1'\] must be a float32 or float64 array, got NoneType"),
     (("params", "W1"), np.zeros((4, 3), "f4"), r"'W1'.*\(3, 4\)"),
     (("params", "b2"), np.zeros(2), "'b2'.*float64"),
+    (("architecture", "loss"), "huber", "is of loss 'huber', this net of 'softmax'"),
+    (("architecture", "use_batchnorm"), True, "is of use_batchnorm True, this net of False"),
+    (("architecture", "dropout_ratio"), 0.5, r"is of dropout_ratio 0\.5, this net of 0\.0"),
+    (("running", "mean1"), np.zeros(4, "f4"), "running must not have 'mean1'"),
+    (("running",), None, "running must be a dict of arrays, got NoneType"),
+    (("steps",), -1, "steps must be a whole number"),
+    (("steps",), None, "steps must be a number, got None"),
+    (("seed",), 3, "seed must be None for a net without dropout, got 3"),
+]
+
+# of a net with batch normalization and dropout
+TRAINED_NET_WRONG = [
+    (("architecture", "use_batchnorm"), False, "is of use_batchnorm False, this net of True"),
+    (("architecture", "use_batchnorm"), 1, "is of use_batchnorm 1, this net of True"),
+    (("architecture", "dropout_ratio"), 0.25, r"is of dropout_ratio 0\.25, this net of 0\.5"),
+    (("running", "mean1"), np.zeros(5, "f4"), r"running\['mean1'\] must be float32\(4,\), got"),
+    (("running", "var1"), np.zeros(4), r"running\['var1'\] must be .* got float64\(4,\)"),
+    (("running", "var2"), np.zeros(4, "f4"), "running must not have 'var2'"),
+    (("running",), {}, "running must have 'mean1'"),
+    (("seed",), None, "seed must be a whole number from 0 to"),
+    (("seed",), -1, "seed must be a whole number from 0 to .* got -1"),
+    (("seed",), 2**63, "seed must be a whole number from 0 to"),
+    (("seed",), 1.0, "seed must be a whole number from 0 to"),
+    (("steps",), 0.5, "steps must be a whole number"),
 ]
 
 
@@ -970,6 +994,70 @@ def test_wrong_states_of_nets_are_refused(package):
         with refused(ValueError, message, net.params):
             net.load_state_dict(replaced(state, place, wrong))
         assert net.weight_decay_lambda == 0.1
+
+
+def trained_net(package, rng=0):
+    return package.MultiLayerNet(
+        3, [4], 2, "silu", loss="huber", use_batchnorm=True, use_dropout=True, rng=rng
+    )
+
+
+def net_batch(seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((9, 3)), rng.standard_normal((9, 2))
+
+
+@both
+def test_wrong_states_of_nets_with_running_averages_are_refused(package):
+    net = trained_net(package)
+    net.gradient(*net_batch())
+    state = net.state_dict()
+    absent = [(place, ABSENT, f"must have '{place[-1]}'") for place in places(state)]
+    absent = [each for each in absent if "sizes" not in each[0][:-1]]
+    for place, wrong, message in [*TRAINED_NET_WRONG, *absent]:
+        with refused(ValueError, message, net.params, net.running):
+            net.load_state_dict(replaced(state, place, wrong))
+        assert (net.steps, net.seed) == (1, state["seed"])
+
+
+@both
+@pytest.mark.parametrize("in_file", [True, False])
+def test_nets_go_on_from_their_states_with_the_same_bits(package, in_file, tmp_path):
+    net, other = trained_net(package), trained_net(package, rng=1)
+    for seed in range(3):
+        net.gradient(*net_batch(seed))
+    assert_is_plain(net.state_dict())
+    arrays = {**other.params, **other.running}
+    if in_file:
+        fastopt.save(tmp_path / "net", net=net)
+        assert fastopt.load(tmp_path / "net", net=other) == {}
+        assert_same_tree(fastopt.load(tmp_path / "net"), {"net": net.state_dict()})
+    else:
+        other.load_state_dict(net.state_dict())
+    assert all(arrays[key] is array for key, array in {**other.params, **other.running}.items())
+    for seed in range(3, 5):
+        want = net.loss_and_gradient(*net_batch(seed))
+        got = other.loss_and_gradient(*net_batch(seed))
+        assert got[0] == want[0]
+        assert_same_tree(got[1], want[1])
+    assert_same_tree(other.state_dict(), net.state_dict())
+
+
+@both
+def test_states_of_nets_from_before_there_was_more_than_softmax(package):
+    net = package.MultiLayerNet(3, [4], 2, rng=0)
+    net.gradient(np.ones((2, 3)), [0, 1])
+    old, want = net.state_dict(), net.state_dict()
+    for name in ("running", "steps", "seed"):
+        del old[name]
+    for name in ("loss", "use_batchnorm", "dropout_ratio"):
+        del old["architecture"][name]
+    other = package.MultiLayerNet(3, [4], 2, rng=1)
+    other.load_state_dict(old)
+    assert_same_tree(other.state_dict(), {**want, "steps": 0})
+    for settings in ({"loss": "huber"}, {"use_batchnorm": True}, {"use_dropout": True}):
+        with pytest.raises(ValueError, match="the state of MultiLayerNet is of"):
+            package.MultiLayerNet(3, [4], 2, **settings).load_state_dict(old)
 
 
 @both

@@ -1516,6 +1516,54 @@ def test_validation_of_a_net_without_accuracy():
     assert history["validation_accuracy"] == []
 
 
+@both
+@pytest.mark.parametrize("loss", ["squared_error", "absolute_error", "huber", "poisson"])
+def test_regression_nets_have_no_accuracy(package, loss):
+    x, _ = data()
+    t = np.abs(x[:, :2])
+    net = package.MultiLayerNet(3, [8], 2, loss=loss, rng=1)
+    metrics = {"r2": lambda net, x, t: net.score(x, t)}
+    ours = fastopt.Trainer(net, package.Adam(lr=0.05), rng=0, batch_size=10, metrics=metrics)
+    history = ours.fit(x, t, epochs=20, validation=(x, t))
+    assert history["validation_accuracy"] == []
+    assert "validation_accuracy" not in history.evaluations
+    assert history["validation_loss"][-1] == net.loss(x, t) < history["validation_loss"][0]
+    assert history.evaluations["validation_r2"][-1] == net.score(x, t)
+    assert f"loss='{loss}'" in repr(ours)
+
+
+@both
+def test_nets_of_several_labels_have_an_accuracy(package):
+    x, t = data()
+    net = package.MultiLayerNet(3, [8], 3, loss="logistic", use_batchnorm=True, rng=1)
+    ours = fastopt.Trainer(net, package.Adam(lr=0.05), rng=0, batch_size=10)
+    history = ours.fit(x, np.eye(3)[t], epochs=20, validation=(x, np.eye(3)[t]))
+    assert history["validation_accuracy"][-1] > 0.8
+
+
+@both
+def test_the_best_have_their_running_averages(package):
+    x, t = data()
+    net = package.MultiLayerNet(3, [8], 3, use_batchnorm=True, use_dropout=True, rng=1)
+    arrays = {**net.params, **net.running}
+    seen = []
+
+    def note(trainer):
+        seen.append((trainer.history["validation_loss"][-1], copy.deepcopy(net.running)))
+
+    ours = fastopt.Trainer(
+        net, package.SGD(lr=2.0), batch_size=10, rng=0,
+        callbacks=[types.SimpleNamespace(evaluation=note)],
+    )  # fmt: skip
+    history = ours.fit(x, t, epochs=20, validation=data(seed=1), evaluate_every=1, patience=5)
+    best, running = min(seen, key=lambda each: each[0])
+    assert best < history["validation_loss"][-1]
+    assert net.loss(*data(seed=1)) == best
+    for key, average in running.items():
+        assert_array_equal(net.running[key], average)
+    assert all(arrays[key] is array for key, array in {**net.params, **net.running}.items())
+
+
 def test_validation_of_a_net_without_loss():
     class Blind:
         params = {}

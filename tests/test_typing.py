@@ -28,7 +28,9 @@ from numpy.typing import NDArray
 
 import fastopt
 from fastopt import AdaGrad, Trainer, plotting, reference, schedules, training
-from fastopt.typing import Activation, EvaluableNet, Grads, Net, Optimizer, Params, SupportsUpdate
+from fastopt.typing import (
+    Activation, EvaluableNet, Grads, Loss, Net, Optimizer, Params, SupportsUpdate,
+)
 
 
 def train(optimizer: Optimizer, params: Params, grads: Grads) -> float:
@@ -48,11 +50,28 @@ adam = fastopt.Adam(lr=0.01, beta1=0.8)
 adam.lr, adam.iter, adam.m = 1, 3, {"w": np.zeros(3)}
 
 kind: Activation = "sigmoid"
+loss: Loss = "huber"
 nets: list[EvaluableNet] = [
     fastopt.MultiLayerNet(4, [3], 2, kind, "he"),
     fastopt.TwoLayerNet(4, 3, 2, weight_init_std=0.01),
     reference.MultiLayerNet(4, [3], 2, weight_init_std=0.1),
+    fastopt.MultiLayerNet(4, [3], 2, "gelu", loss=loss, use_batchnorm=True, use_dropout=True),
+    reference.TwoLayerNet(4, 3, 2, loss="poisson", dropout_ratio=0.1),
 ]
+net = fastopt.TwoLayerNet(4, 3, 1, loss="logistic", use_batchnorm=True)
+x, t = np.ones((2, 4)), [[0.5], [1.0]]
+grads_by_key = net.gradient(x, t, sample_weight=[1, 2], batch=[1, 0])
+total: float = net.loss(x, t, sample_weight=np.ones(2)) + net.score(x, t) + net.accuracy(x, t)
+numbers: NDArray[np.intp] = net.classify(x)
+total += float(net.predict_proba(x).sum() + net.running["mean1"][0]) + net.steps
+net.steps, seed = 0, net.seed
+gamma = net.params["gamma1"]
+for layer in (
+    fastopt.LeakyRelu(), fastopt.Tanh(), fastopt.Gelu(), fastopt.Silu(), reference.Tanh(),
+    fastopt.BatchNormalization(gamma, gamma), fastopt.Dropout(0.1, rng=0), reference.Dropout(),
+):
+    layer.backward(layer.forward(x[:, :3]))
+dropped = fastopt.Dropout(rng=np.random.default_rng(0)).forward(x, train_flg=False)
 
 
 class Line:
@@ -178,6 +197,10 @@ fastopt.Adam(nonfinite=True)
 fastopt.SGD().momentum = 0.9
 fastopt.SGD().update([np.ones(3)], [np.ones(3)])
 fastopt.MultiLayerNet(4, [3], 2, activation="rleu")
+fastopt.MultiLayerNet(4, [3], 2, loss="hubber")
+fastopt.MultiLayerNet(4, [3], 2, use_batchnorm="yes")
+fastopt.TwoLayerNet(4, 3, 2).seed = 3
+fastopt.TwoLayerNet(4, 3, 2).loss([[1]], [1], [1])
 fastopt.TwoLayerNet(4, 3, 2, weight_init_std="hee")
 net: Net = NoNet()
 optimizer: SupportsUpdate = NoOptimizer()

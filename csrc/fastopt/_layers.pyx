@@ -17,9 +17,9 @@ from fastopt._net_inputs cimport (
     as_plain,
     as_samples,
     as_scores,
+    check_matrix,
     check_shape,
     check_weights,
-    class_indices,
     empty_matrix,
     find_targets,
     range_of,
@@ -125,6 +125,15 @@ cdef int run_layer(Layer* layer, Way way) except -1:
     return 0
 
 
+cdef cnp.ndarray empty_like(cnp.ndarray a):
+    return cnp.PyArray_EMPTY(cnp.PyArray_NDIM(a), cnp.PyArray_DIMS(a), cnp.PyArray_TYPE(a), 0)
+
+
+cdef cnp.ndarray copy(cnp.ndarray a):
+    """Return a C-contiguous copy."""
+    return cnp.PyArray_NewCopy(a, cnp.NPY_CORDER)
+
+
 # Affine.
 
 def affine_forward(x, W, b):
@@ -135,7 +144,9 @@ def affine_forward(x, W, b):
     cdef Layer layer
     begin_layer(&layer, AFFINE, type_num, False)
     cdef Op* op = &layer.op
-    cdef cnp.ndarray samples = as_matrix(as_samples(x, W.shape[0], type_num), &op.x)
+    cdef cnp.ndarray samples = as_matrix(
+        as_samples(x, cnp.PyArray_DIM(W, 0), type_num), &op.x
+    )
     cdef cnp.ndarray _weights = as_matrix(as_floats("W", W, type_num), &op.affine.W)
     cdef cnp.ndarray bias = as_c_order(as_floats("b", b, type_num))
     cdef cnp.ndarray out = empty_matrix(op.x.rows, op.affine.W.columns, type_num)
@@ -159,14 +170,14 @@ def affine_gradient(dout, cnp.ndarray x, W, b, dW=None, db=None):
     if cnp.PyArray_NDIM(x) != 2 or cnp.PyArray_DIM(x, 0) == 0:
         raise ValueError(f"x was changed since forward: its shape is now {(<object> x).shape}")
     cdef cnp.ndarray dout_array = as_floats("dout", dout, type_num)
-    check_shape("dout", dout_array, (cnp.PyArray_DIM(x, 0), W.shape[1]))
-    check_shape("W", W, (cnp.PyArray_DIM(x, 1), W.shape[1]))
+    check_matrix("dout", dout_array, cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(b, 0))
+    check_matrix("W", W, cnp.PyArray_DIM(x, 1), cnp.PyArray_DIM(b, 0))
     x = as_matrix(as_floats("x", x, type_num), &op.x)
     dout_array = as_matrix(dout_array, &op.dout)
     cdef cnp.ndarray _weights = as_matrix(as_floats("W", W, type_num), &op.affine.W)
     cdef cnp.ndarray dW_array = as_output("dW", dW, W, inputs)
     cdef cnp.ndarray db_array = as_output("db", db, b, inputs)
-    if np.may_share_memory(dW_array, db_array):
+    if dW is not None and db is not None and np.may_share_memory(dW_array, db_array):
         raise ValueError("dW and db overlap in memory")
     cdef cnp.ndarray dx = empty_matrix(op.x.rows, op.x.columns, type_num), shares = db_array
     op.affine.dW = <char*> cnp.PyArray_DATA(dW_array)
@@ -184,18 +195,18 @@ def affine_gradient(dout, cnp.ndarray x, W, b, dW=None, db=None):
 
 def activation_forward(str activation, x):
     """Return f(x), and what `activation_gradient` wants of it: a copy of f(x), or of x."""
-    cdef cnp.ndarray kept = np.array(as_floats("x", x), order="C"), out = np.empty_like(kept)
+    cdef cnp.ndarray array = as_c_order(as_floats("x", x)), out = empty_like(array)
     cdef Layer layer
-    begin_layer(&layer, ACTIVATION, cnp.PyArray_TYPE(kept), False)
+    begin_layer(&layer, ACTIVATION, cnp.PyArray_TYPE(array), False)
     layer.op.activation = activation_row(activation)
-    describe(&layer, kept, cnp.PyArray_DATA(out), True)
+    describe(&layer, array, cnp.PyArray_DATA(out), True)
     run_layer(&layer, FORWARD)
-    return out, kept if layer.op.activation.told_from_input else (<object> out).copy()
+    return out, copy(array if layer.op.activation.told_from_input else out)
 
 
 def activation_gradient(str activation, dout, cnp.ndarray kept):
     """Return dout·f'(x) for what `activation_forward` kept."""
-    cdef cnp.ndarray dx = np.array(as_floats("dout", dout, cnp.PyArray_TYPE(kept)), order="C")
+    cdef cnp.ndarray dx = copy(as_floats("dout", dout, cnp.PyArray_TYPE(kept)))
     check_shape("dout", dx, (<object> kept).shape)
     cdef Layer layer
     begin_layer(&layer, ACTIVATION, cnp.PyArray_TYPE(kept), True)
@@ -209,7 +220,7 @@ def activation_gradient(str activation, dout, cnp.ndarray kept):
 
 def dropout(x, double ratio, uint64_t seed, uint64_t step):
     """Return x with a share of its values set to zero, the others divided by what is left."""
-    cdef cnp.ndarray array = as_c_order(as_floats("x", x)), out = np.empty_like(array)
+    cdef cnp.ndarray array = as_c_order(as_floats("x", x)), out = empty_like(array)
     cdef Layer layer
     begin_layer(&layer, DROPOUT, cnp.PyArray_TYPE(array), True)
     layer.op.dropout = dropout_of(ratio, 0)
@@ -232,8 +243,8 @@ def batchnorm_forward(
     """
     cdef int type_num = cnp.PyArray_TYPE(gamma)
     cdef cnp.ndarray samples = as_c_order(as_samples(x, cnp.PyArray_DIM(gamma, 0), type_num))
-    cdef cnp.ndarray mean = np.empty_like(gamma), scale = np.empty_like(gamma)
-    cdef cnp.ndarray out = np.empty_like(samples), shares
+    cdef cnp.ndarray mean = empty_like(gamma), scale = empty_like(gamma)
+    cdef cnp.ndarray out = empty_like(samples), shares
     cdef Layer layer
     begin_layer(&layer, NORM, type_num, train)
     describe(&layer, samples, cnp.PyArray_DATA(out), False)
@@ -254,8 +265,8 @@ def batchnorm_gradient(dout, tuple kept, cnp.ndarray gamma):
     cdef cnp.ndarray samples, mean, scale
     samples, mean, scale = kept
     cdef int type_num = cnp.PyArray_TYPE(samples)
-    cdef cnp.ndarray dx = np.array(as_floats("dout", dout, type_num), order="C"), shares
-    cdef cnp.ndarray dgamma = np.empty_like(mean), dbeta = np.empty_like(mean)
+    cdef cnp.ndarray dx = copy(as_floats("dout", dout, type_num)), shares
+    cdef cnp.ndarray dgamma = empty_like(mean), dbeta = empty_like(mean)
     check_shape("dout", dx, (<object> samples).shape)
     cdef Layer layer
     begin_layer(&layer, NORM, type_num, True)
@@ -278,21 +289,18 @@ def batchnorm_gradient(dout, tuple kept, cnp.ndarray gamma):
 def softmax_loss_forward(x, t):
     """Return the mean cross-entropy, softmax(x), and the targets: class numbers, or a matrix."""
     t = np.asarray(t)  # may run code of the caller's: before anything is looked at
-    cdef cnp.ndarray y = np.array(as_scores(x), order="C"), kept
-    cdef Py_ssize_t n = cnp.PyArray_DIM(y, 0)
-    cdef cnp.ndarray losses = np.empty(n), classes = np.empty(n, np.intp)
+    cdef cnp.ndarray y = copy(as_scores(x)), values = empty_like(y)
+    cdef cnp.npy_intp n = cnp.PyArray_DIM(y, 0)
+    cdef cnp.ndarray losses = cnp.PyArray_EMPTY(1, &n, cnp.NPY_FLOAT64, 0)
+    cdef cnp.ndarray classes = cnp.PyArray_EMPTY(1, &n, cnp.NPY_INTP, 0)
     cdef Layer layer
     begin_loss(&layer, "softmax", y)
     layer.call.losses = <double*> cnp.PyArray_DATA(losses)
     layer.call.targets.classes = <Py_ssize_t*> cnp.PyArray_DATA(classes)
-    kept = find_targets(
-        &layer.call, "softmax", range_of("softmax"), t, n, cnp.PyArray_TYPE(y)
-    )
-    if layer.call.targets.classes != NULL:
-        kept = classes
-    elif np.may_share_memory(kept, t):
-        kept = (<object> kept).copy()
+    layer.call.targets.values = <char*> cnp.PyArray_DATA(values)
+    find_targets(&layer.call, "softmax", range_of("softmax"), t, n, cnp.PyArray_TYPE(y))
     run_layer(&layer, LOSSES)
+    kept = values if layer.call.targets.classes == NULL else classes
     return mean_loss(&layer.call, False), y, kept
 
 
@@ -307,9 +315,12 @@ def softmax_loss_gradient(cnp.ndarray y, cnp.ndarray kept, Py_ssize_t classes, d
         or (cnp.PyArray_NDIM(kept) == 2 and cnp.PyArray_TYPE(kept) != cnp.PyArray_TYPE(y))
     ):
         raise ValueError(f"y was changed since forward: it is now {y.dtype}{(<object> y).shape}")
-    cdef cnp.ndarray dx = (<object> y).copy()
-    cdef cnp.ndarray factors = np.full(cnp.PyArray_DIM(y, 0), dout / cnp.PyArray_DIM(y, 0))
+    cdef cnp.ndarray dx = copy(y)
+    cdef cnp.npy_intp n = cnp.PyArray_DIM(y, 0), i
+    cdef cnp.ndarray factors = cnp.PyArray_EMPTY(1, &n, cnp.NPY_FLOAT64, 0)
     cdef Layer layer
+    for i in range(n):
+        (<double*> cnp.PyArray_DATA(factors))[i] = dout / n
     begin_loss(&layer, "softmax", dx)
     layer.call.targets.factors = <double*> cnp.PyArray_DATA(factors)
     if cnp.PyArray_NDIM(kept) == 1:
@@ -322,7 +333,7 @@ def softmax_loss_gradient(cnp.ndarray y, cnp.ndarray kept, Py_ssize_t classes, d
 
 def predictions(str loss, scores):
     """Return what a loss takes scores (N, C) to predict: probabilities, or means."""
-    cdef cnp.ndarray y = np.array(as_scores(scores), order="C")
+    cdef cnp.ndarray y = copy(as_scores(scores))
     cdef Layer layer
     begin_loss(&layer, loss, y)
     run_layer(&layer, LOSSES)
@@ -358,13 +369,3 @@ def sum_of_squares(W):
         else:
             total = kernels.squares_float(n, m, <const float*> matrix.data, matrix.ld)
     return total
-
-
-def count_correct(scores, t):
-    """Return how many rows of the scores (N, C) have their largest entry at the label.
-
-    The first one of equals, or of NaN, counts as the largest, as in NumPy.
-    """
-    cdef cnp.ndarray array = as_scores(scores)
-    labels = class_indices(t, array.shape[0], array.shape[1])
-    return int(np.count_nonzero(array.argmax(axis=1) == labels))

@@ -38,6 +38,7 @@ from fastopt._plan cimport (
     Way,
     cut_blocks,
     cut_slabs,
+    largest_loss,
     mean_loss,
     measure_scratch,
     most_slabs,
@@ -130,16 +131,16 @@ cdef class Workspace:
     cdef char* memory
     cdef Py_ssize_t capacity
     cdef Py_ssize_t used
-    # Data of outputs and parameters, in turn, that were last found disjoint; NULL at first
+    # Data of all arrays last found disjoint, in the order of `are_known`; NULL at first
     cdef char** known
 
-    def __cinit__(self, int n_ops, int n_parameters, int n_stages):
+    def __cinit__(self, int n_ops, int n_known, int n_stages):
         self.held = []
         self.call.n_ops = n_ops
         self.call.ops = <Op*> PyMem_Malloc(n_ops * sizeof(Op))
         self.stages = <Stage*> PyMem_Malloc(n_stages * sizeof(Stage))
         self.phases = <Phase*> PyMem_Malloc((n_stages + 1) * sizeof(Phase))
-        self.known = <char**> PyMem_Malloc(2 * n_parameters * sizeof(char*))
+        self.known = <char**> PyMem_Malloc(n_known * sizeof(char*))
         if (
             self.call.ops == NULL or self.stages == NULL or self.phases == NULL
             or self.known == NULL
@@ -212,13 +213,16 @@ cdef class Network:
     cdef readonly double dropout_ratio
     cdef readonly dict shapes         # of the parameters, by key
     cdef readonly dict running        # running averages, by key: mean1, var1, …
+    cdef readonly dict running_shapes
     cdef public unsigned long long seed
     cdef public unsigned long long steps
+    cdef readonly double largest_loss  # of a sample, in the last `gradient`
     cdef int type_num
     cdef bint is_double
     cdef int item
     cdef int outputs
     cdef tuple keys                   # W1, b1, W2, …: those of an op follow each other
+    cdef tuple running_keys           # mean1, var1, …
     cdef int n_pairs                  # of them
     cdef int n_norms
     cdef list kinds                   # of the ops
@@ -247,8 +251,10 @@ cdef class Network:
         self.outputs = sizes[len(sizes) - 1]
         self.shapes = _contract.parameter_shapes(sizes, use_batchnorm)
         self.keys = tuple(self.shapes)
+        self.running_shapes = _contract.running_shapes(sizes, use_batchnorm)
+        self.running_keys = tuple(self.running_shapes)
         self.running = {}
-        for key, shape in _contract.running_shapes(sizes, use_batchnorm).items():
+        for key, shape in self.running_shapes.items():
             start = np.ones if key.startswith("var") else np.zeros
             self.running[key] = start(shape, self.dtype)
         self.list_ops()
@@ -272,11 +278,10 @@ cdef class Network:
     cdef Workspace new_workspace(self):
         """Return a workspace whose ops are described as far as they are the same in every call."""
         cdef Workspace workspace = Workspace(
-            len(self.kinds), 2 * self.n_pairs, most_stages(self.n_norms)
+            len(self.kinds), 4 * self.n_pairs + 2 * self.n_norms, most_stages(self.n_norms)
         )
         cdef NetCall* call = &workspace.call
         cdef Op* op
-        cdef cnp.ndarray array
         cdef int k, layer = -1
         call.is_double, call.item, call.outputs = self.is_double, self.item, self.outputs
         call.loss = self.loss_row
@@ -285,15 +290,9 @@ cdef class Network:
             op.kind = self.kinds[k]
             layer += op.kind == AFFINE
             op.columns = self.sizes[layer + 1]
-            if op.kind == NORM:
-                array = self.running[f"mean{layer + 1}"]
-                op.norm.running_mean = <char*> cnp.PyArray_DATA(array)
-                array = self.running[f"var{layer + 1}"]
-                op.norm.running_variance = <char*> cnp.PyArray_DATA(array)
-            elif op.kind == ACTIVATION:
+            if op.kind == ACTIVATION:
                 op.activation = self.activation_row
             elif op.kind == DROPOUT:
-                op.dropout.layer = layer
                 op.dropout = dropout_of(self.dropout_ratio, layer)
         return workspace
 
@@ -312,10 +311,12 @@ cdef class Network:
     def predict(self, params, x):
         """Return the scores (N, C), a fresh array."""
         cdef cnp.ndarray samples = np.asarray(x), scores
-        cdef list parameters = self.look_up(as_dict(params))
+        cdef list parameters = look_up(as_dict(params), self.keys)
+        cdef list averages = look_up(self.running, self.running_keys)
         cdef Workspace workspace = self.take_workspace()
         try:
             self.find_parameters(workspace, parameters)
+            self.find_running(workspace, averages)
             self.find_batch(workspace, samples, None, None, None, SCORES)
             scores = empty_matrix(workspace.call.n, self.outputs, self.type_num)
             workspace.call.scores = <char*> cnp.PyArray_DATA(scores)
@@ -329,10 +330,12 @@ cdef class Network:
         cdef cnp.ndarray samples = np.asarray(x), targets = np.asarray(t)
         cdef cnp.ndarray numbers = None if rows is None else np.asarray(rows)
         cdef cnp.ndarray given = None if weights is None else np.asarray(weights)
-        cdef list parameters = self.look_up(as_dict(params))
+        cdef list parameters = look_up(as_dict(params), self.keys)
+        cdef list averages = look_up(self.running, self.running_keys)
         cdef Workspace workspace = self.take_workspace()
         try:
             self.find_parameters(workspace, parameters)
+            self.find_running(workspace, averages)
             self.find_batch(workspace, samples, targets, numbers, given, LOSSES)
             run_call(&workspace.call, LOSSES, workspace.stages, workspace.phases)
             return mean_loss(&workspace.call, given is not None)
@@ -346,18 +349,22 @@ cdef class Network:
         cdef cnp.ndarray samples = np.asarray(x), targets = np.asarray(t)
         cdef cnp.ndarray numbers = None if rows is None else np.asarray(rows)
         cdef cnp.ndarray given = None if weights is None else np.asarray(weights)
-        cdef list parameters = self.look_up(as_dict(params)), outputs = self.look_up(as_dict(grads))
+        cdef list parameters = look_up(as_dict(params), self.keys)
+        cdef list averages = look_up(self.running, self.running_keys)
+        cdef list outputs = look_up(as_dict(grads), self.keys)
         cdef Workspace workspace = self.take_workspace()
         cdef int k
         try:
             self.find_parameters(workspace, parameters)
-            self.find_outputs(workspace, parameters, outputs, samples)
+            self.find_running(workspace, averages)
+            self.find_outputs(workspace, parameters, averages, outputs, samples)
             self.find_batch(workspace, samples, targets, numbers, given, GRADIENT)
             for k in range(workspace.call.n_ops):
                 workspace.call.ops[k].affine.weight_decay = weight_decay
             workspace.call.seed, workspace.call.step = self.seed, self.steps
             run_call(&workspace.call, GRADIENT, workspace.stages, workspace.phases)
             self.steps += 1
+            self.largest_loss = largest_loss(&workspace.call)
             return mean_loss(&workspace.call, given is not None)
         finally:
             self.give_back(workspace)
@@ -375,23 +382,6 @@ cdef class Network:
         with cython.critical_section(self):
             self.idle = workspace
         return 0
-
-    cdef list look_up(self, dict arrays):
-        """Return what a dict holds under the keys of the parameters, or MISSING for each.
-
-        Comparing keys may run code of the caller's; nothing of what is returned does.
-        """
-        cdef list found = []
-        for key in self.keys:
-            found.append(as_plain(arrays.get(key, MISSING)))
-        return found
-
-    cdef dict as_named(self, list found):
-        """Return what was looked up as a dict again, for the checks of fastopt/_contract.py."""
-        cdef int k
-        return {
-            self.keys[k]: found[k] for k in range(2 * self.n_pairs) if found[k] is not MISSING
-        }
 
     cdef int find_parameters(self, Workspace workspace, list params) except -1:
         """Describe the parameters; one that a product or a pass can't walk is copied."""
@@ -419,7 +409,8 @@ cdef class Network:
     cdef cnp.ndarray parameter(self, list params, int k):
         p, key = params[k], self.keys[k]
         if not self.has_shape(p, k) or cnp.PyArray_TYPE(p) != self.type_num:
-            _contract.check_parameter(self.as_named(params), key, self.shapes[key], self.dtype)
+            named = as_named(params, self.keys)
+            _contract.check_parameter(named, key, self.shapes[key], self.dtype)
             raise AssertionError(f"parameter {key!r} is refused without a reason")
         return p
 
@@ -437,32 +428,65 @@ cdef class Network:
             )
         return cnp.PyArray_NDIM(a) == 1 and cnp.PyArray_DIM(a, 0) == self.sizes[layer + 1]
 
+    cdef int find_running(self, Workspace workspace, list averages) except -1:
+        """Describe the running averages, of which one may have been replaced by an array like it.
+        """
+        cdef int k, i = 0
+        cdef Op* op
+        for k in range(workspace.call.n_ops):
+            op = &workspace.call.ops[k]
+            if op.kind == NORM:
+                op.norm.running_mean = self.average(workspace, averages, i)
+                op.norm.running_variance = self.average(workspace, averages, i + 1)
+                i += 2
+        return 0
+
+    cdef char* average(self, Workspace workspace, list averages, int k) except NULL:
+        cdef object a = averages[k]
+        if not (
+            cnp.PyArray_Check(a)
+            and cnp.PyArray_NDIM(a) == 1
+            and cnp.PyArray_DIM(a, 0) == self.sizes[k // 2 + 1]
+            and is_walkable(<PyArrayObject*> a, self.type_num)
+            and cnp.PyArray_ISCARRAY(a)
+        ):
+            _contract.check_written(
+                "running", as_named(averages, self.running_keys), self.running_shapes, self.dtype
+            )
+            raise AssertionError(f"running[{self.running_keys[k]!r}] is refused without a reason")
+        workspace.held.append(a)
+        return <char*> cnp.PyArray_DATA(a)
+
     cdef int find_outputs(
-        self, Workspace workspace, list params, list grads, cnp.ndarray x,
+        self, Workspace workspace, list params, list averages, list grads, cnp.ndarray x,
     ) except -1:
         """Describe where the gradients go; look for overlaps only if an array is a new one."""
         cdef int k
-        cdef char** known = workspace.known
-        cdef bint is_known = known[0] != NULL
+        cdef list written
+        cdef bint fits = True
         for k in range(2 * self.n_pairs):
-            g, p = grads[k], params[k]
-            if not (
+            g = grads[k]
+            fits = fits and (
                 self.has_shape(g, k)
                 and is_walkable(<PyArrayObject*> g, self.type_num)
                 and cnp.PyArray_ISCARRAY(g)
                 and not bounds_overlap(<PyArrayObject*> g, <PyArrayObject*> x)
-            ):
-                self.check_outputs(known, params, grads, x)
-                raise AssertionError(f"out[{self.keys[k]!r}] is refused without a reason")
-            workspace.held.append(g)
-            is_known = (
-                is_known
-                and cnp.PyArray_IS_C_CONTIGUOUS(p)
-                and cnp.PyArray_DATA(g) == known[2 * k]
-                and cnp.PyArray_DATA(p) == known[2 * k + 1]
             )
-        if not is_known:
-            self.check_outputs(known, params, grads, x)
+            workspace.held.append(g)
+        for a in averages:
+            fits = fits and not bounds_overlap(<PyArrayObject*> a, <PyArrayObject*> x)
+        if fits and not are_known(workspace.known, grads, averages, params):
+            workspace.known[0] = NULL
+            written = grads + averages
+            fits = are_disjoint(written, params)
+            if fits:
+                remember(workspace.known, written + params)
+        if not fits:
+            _contract.check_outputs(
+                as_named(grads, self.keys), as_named(averages, self.running_keys),
+                as_named(params, self.keys), x, self.shapes, self.dtype,
+            )
+            raise AssertionError("out is refused without a reason")
         self.describe_outputs(workspace, grads)
         return 0
 
@@ -485,27 +509,11 @@ cdef class Network:
                 op.norm.dgamma, op.norm.dbeta = first, second
         return 0
 
-    cdef int check_outputs(
-        self, char** known, list params, list grads, cnp.ndarray x,
-    ) except -1:
-        """Check outputs for overlaps with parameters and each other, and remember where they are.
-        """
-        cdef int k
-        known[0] = NULL
-        _contract.check_outputs(
-            self.as_named(grads), self.as_named(params), x, self.shapes, self.dtype
-        )
-        for k in reversed(range(2 * self.n_pairs)):
-            known[2 * k + 1] = <char*> cnp.PyArray_DATA(<cnp.ndarray?> params[k])
-            known[2 * k] = <char*> cnp.PyArray_DATA(<cnp.ndarray?> grads[k])
-        return 0
-
     cdef int find_batch(
         self, Workspace workspace, cnp.ndarray samples, cnp.ndarray targets, cnp.ndarray numbers,
         cnp.ndarray weights, Way way,
     ) except -1:
-        """Describe the samples, targets and weights, and copy the row numbers; all may be None but
-        the samples.
+        """Describe the samples, and copy targets, row numbers and weights, which may be None.
 
         All is checked after this.
         """
@@ -524,9 +532,7 @@ cdef class Network:
         if numbers is not None:
             read_rows(numbers, n_samples, call.rows)
         if targets is not None:
-            workspace.held.append(
-                find_targets(call, self.loss, self.range, targets, n_samples, self.type_num)
-            )
+            find_targets(call, self.loss, self.range, targets, n_samples, self.type_num)
             find_weights(call, weights, n_samples)
         if numbers is not None:
             samples = find_samples(
@@ -544,7 +550,7 @@ cdef class Network:
         """Settle how the batch is cut, and where in the workspace everything goes."""
         cdef NetCall* call = &workspace.call
         cdef bint has_values = targets is not None and (
-            has_rows and (cnp.PyArray_NDIM(targets) > 1 or self.outputs == 1)
+            cnp.PyArray_NDIM(targets) > 1 or not self.range.are_shares
         )
         call.trains = way.back
         cut_blocks(call, way)
@@ -588,6 +594,56 @@ cdef class Network:
         call.scratch = NULL
         if call.scratch_size > 0:
             call.scratch = workspace.part(call.n_threads, call.scratch_size)
+
+
+cdef list look_up(dict arrays, tuple keys):
+    """Return what a dict holds under some keys, or MISSING for each.
+
+    Comparing keys may run code of the caller's; nothing of what is returned does.
+    """
+    cdef list found = []
+    for key in keys:
+        found.append(as_plain(arrays.get(key, MISSING)))
+    return found
+
+
+cdef dict as_named(list found, tuple keys):
+    """Return what was looked up as a dict again, for the checks of fastopt/_contract.py."""
+    cdef Py_ssize_t k
+    return {keys[k]: found[k] for k in range(len(keys)) if found[k] is not MISSING}
+
+
+cdef bint are_known(char** known, list grads, list averages, list params) noexcept:
+    """Tell whether arrays, which have the shapes that they must have, lie where others did."""
+    cdef list arrays
+    cdef Py_ssize_t k = 0
+    if known[0] == NULL:
+        return False
+    for arrays in (grads, averages, params):
+        for a in arrays:
+            if not cnp.PyArray_IS_C_CONTIGUOUS(a) or cnp.PyArray_DATA(a) != known[k]:
+                return False
+            k += 1
+    return True
+
+
+cdef void remember(char** known, list arrays) noexcept:
+    cdef Py_ssize_t k
+    for k in range(len(arrays)):
+        known[k] = <char*> cnp.PyArray_DATA(arrays[k])
+
+
+cdef bint are_disjoint(list written, list read) noexcept:
+    """Tell whether no array that is written may share memory with another one of either kind."""
+    cdef Py_ssize_t i, j
+    for i in range(len(written)):
+        for j in range(i):
+            if bounds_overlap(<PyArrayObject*> written[i], <PyArrayObject*> written[j]):
+                return False
+        for j in range(len(read)):
+            if bounds_overlap(<PyArrayObject*> written[i], <PyArrayObject*> read[j]):
+                return False
+    return True
 
 
 cdef void hand_out_op(Workspace workspace, int k, Py_ssize_t n_rows) noexcept:

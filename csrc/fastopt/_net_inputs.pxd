@@ -1,5 +1,5 @@
-# What _net_inputs.pyx offers _net.pyx. Whoever describes an array must hold on to the array that is
-# returned for as long as the description is used.
+# What _net_inputs.pyx offers _net.pyx and _layers.pyx. Whoever describes an array must hold on to
+# the array that is returned for as long as the description is used.
 
 cimport numpy as cnp
 
@@ -14,16 +14,16 @@ cdef cnp.ndarray as_matrix(cnp.ndarray a, Matrix* matrix)
 cdef cnp.ndarray empty_matrix(Py_ssize_t rows, Py_ssize_t columns, int type_num)
 cdef int as_int(Py_ssize_t n) except -1
 cdef int check_real(str name, cnp.ndarray a) except -1
+cdef int check_matrix(str name, cnp.ndarray a, Py_ssize_t rows, Py_ssize_t columns) except -1
 cdef int check_shape(str name, cnp.ndarray a, tuple wanted) except -1
 
 # Parameters and outputs of a single layer
 cdef tuple check_weights(W, b)
 cdef cnp.ndarray as_output(str name, out, like, tuple inputs)
 
-# Samples, row numbers and labels
+# Samples, scores and row numbers
 cdef cnp.ndarray as_samples(x, Py_ssize_t d, int type_num)
 cdef cnp.ndarray as_scores(x)
-cdef cnp.ndarray class_indices(t, Py_ssize_t n, Py_ssize_t classes)
 cdef cnp.ndarray as_row_numbers(cnp.ndarray numbers)
 cdef int read_rows(cnp.ndarray numbers, Py_ssize_t n_samples, Py_ssize_t* to) except -1
 
@@ -40,7 +40,7 @@ cdef struct Range:
     bint are_shares
 
 cdef Range range_of(str loss)
-cdef cnp.ndarray find_targets(
+cdef int find_targets(
     NetCall* call, str loss, Range wanted, cnp.ndarray given, Py_ssize_t n_samples, int type_num,
-)
+) except -1
 cdef int find_weights(NetCall* call, cnp.ndarray given, Py_ssize_t n_samples) except -1

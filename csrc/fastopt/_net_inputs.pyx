@@ -112,11 +112,23 @@ cdef int check_shape(str name, cnp.ndarray a, tuple wanted) except -1:
     return 0
 
 
+cdef int check_matrix(str name, cnp.ndarray a, Py_ssize_t rows, Py_ssize_t columns) except -1:
+    if (
+        cnp.PyArray_NDIM(a) != 2
+        or cnp.PyArray_DIM(a, 0) != rows
+        or cnp.PyArray_DIM(a, 1) != columns
+    ):
+        check_shape(name, a, (rows, columns))
+    return 0
+
+
 # Parameters and outputs of a single layer.
 
 cdef tuple check_weights(W, b):
     """Check that W and b are arrays that belong together; return them as plain ones."""
     W, b = as_plain(W), as_plain(b)
+    if are_weights(W, b):
+        return W, b
     for name, array in (("W", W), ("b", b)):
         if not cnp.PyArray_Check(array):
             raise TypeError(f"{name} must be an array, got {name_of(array)}")
@@ -133,11 +145,29 @@ cdef tuple check_weights(W, b):
     return W, b
 
 
+cdef bint are_weights(W, b) noexcept:
+    """Tell whether W and b belong together, without the words for what is wrong if they don't."""
+    return (
+        cnp.PyArray_Check(W)
+        and cnp.PyArray_Check(b)
+        and is_float32_or_64(cnp.PyArray_TYPE(W))
+        and cnp.PyArray_TYPE(W) == cnp.PyArray_TYPE(b)
+        and cnp.PyArray_NDIM(W) == 2
+        and cnp.PyArray_NDIM(b) == 1
+        and cnp.PyArray_SIZE(W) > 0
+        and cnp.PyArray_DIM(W, 1) == cnp.PyArray_DIM(b, 0)
+    )
+
+
 cdef cnp.ndarray as_output(str name, out, like, tuple inputs):
     """Check an array to write a result into, or make one if there is none."""
-    dtype = like.dtype.newbyteorder("=")
+    cdef cnp.ndarray array_like = like
     if out is None:
-        return np.empty(like.shape, dtype)
+        return cnp.PyArray_EMPTY(
+            cnp.PyArray_NDIM(array_like), cnp.PyArray_DIMS(array_like),
+            cnp.PyArray_TYPE(array_like), 0,
+        )
+    dtype = like.dtype.newbyteorder("=")
     out = as_plain(out)
     if not cnp.PyArray_Check(out) or out.dtype != dtype:
         raise TypeError(f"{name} must be a {dtype} array, got {name_of(out)}")
@@ -231,47 +261,6 @@ cdef cnp.ndarray as_scores(x):
     return array
 
 
-cdef cnp.ndarray class_indices(t, Py_ssize_t n, Py_ssize_t classes):
-    """Return labels, integers (N,) or one-hot (N, C), as checked class indices (N,)."""
-    cdef cnp.ndarray labels, given = np.asarray(t)
-    if not is_real(<PyArrayObject*> given):
-        raise TypeError(f"labels must be integers or one-hot rows, got dtype {given.dtype}")
-    if (<object> given).shape == (n, classes):
-        return one_hot_indices(given)
-    if (<object> given).shape != (n,):
-        raise ValueError(
-            f"labels have shape {(<object> given).shape}, want ({n},) or one-hot ({n}, {classes})"
-        )
-    if not cnp.PyArray_ISINTEGER(given):
-        raise TypeError(f"labels must be integers or one-hot rows, got dtype {given.dtype}")
-    labels = np.empty(n, dtype=np.intp)
-    read_labels(as_integers(given), n, NULL, classes, <Py_ssize_t*> cnp.PyArray_DATA(labels))
-    return labels
-
-
-cdef cnp.ndarray one_hot_indices(cnp.ndarray given):
-    cdef Py_ssize_t n = cnp.PyArray_DIM(given, 0), classes = cnp.PyArray_DIM(given, 1), i, j
-    cdef Py_ssize_t ones
-    cdef cnp.ndarray rows = as_c_order(as_floats("labels", given, cnp.NPY_FLOAT64))
-    cdef cnp.ndarray labels = np.empty(n, dtype=np.intp)
-    cdef double* row
-    cdef Py_ssize_t* data = <Py_ssize_t*> cnp.PyArray_DATA(labels)
-    for i in range(n):
-        row = <double*> cnp.PyArray_DATA(rows) + i * classes
-        ones = 0
-        for j in range(classes):
-            if row[j] == 1:
-                data[i] = j
-                ones += 1
-            elif row[j] != 0:
-                ones = -classes  # anything but 0 and 1 spoils the row
-        if ones != 1:
-            raise ValueError(
-                f"one-hot labels of sample {i} must hold a single 1, else 0; got {given[i]}"
-            )
-    return labels
-
-
 cdef cnp.ndarray as_integers(cnp.ndarray given):
     """Return an integer array that `integer_at` can read."""
     return given if cnp.PyArray_ISBEHAVED_RO(given) else np.array(given, given.dtype.type)
@@ -331,12 +320,12 @@ cdef Range range_of(str loss):
     return Range(least, largest, loss == "softmax")
 
 
-cdef cnp.ndarray find_targets(
+cdef int find_targets(
     NetCall* call, str loss, Range wanted, cnp.ndarray given, Py_ssize_t n_samples, int type_num,
-):
-    """Describe the targets of a batch: as classes where they are, else as a matrix.
+) except -1:
+    """Copy the targets of a batch: as classes where they are, else as a matrix.
 
-    The array that was described is returned: the caller must hold on to it.
+    Where both are wanted, there is room for both; what there isn't becomes NULL.
     """
     cdef Targets* targets = &call.targets
     if (
@@ -345,43 +334,41 @@ cdef cnp.ndarray find_targets(
         and cnp.PyArray_DIM(given, 0) == n_samples
         and cnp.PyArray_ISINTEGER(given)
     ):
-        given = as_integers(given)
-        read_labels(given, call.n, call.rows, call.outputs, targets.classes)
         targets.values = NULL
-        return given
-    if not take_values(call, given, n_samples, type_num) or not are_in_range(call, wanted):
+        return read_labels(as_integers(given), call.n, call.rows, call.outputs, targets.classes)
+    if not take_values(call, wanted, given, n_samples, type_num) or not are_in_range(call, wanted):
         given = _targets.checked_targets(
             loss, given, n_samples, call.outputs, cnp.PyArray_DescrFromType(type_num),
             rows_of(call),
         )
-        targets.values = <char*> cnp.PyArray_DATA(given)
+        memcpy(targets.values, cnp.PyArray_DATA(given), call.n * call.outputs * call.item)
     if wanted.are_shares and are_classes(call):
         targets.values = NULL
     else:
         targets.classes = NULL
-    return given
+    return 0
 
 
 cdef bint take_values(
-    NetCall* call, cnp.ndarray given, Py_ssize_t n_samples, int type_num,
+    NetCall* call, Range wanted, cnp.ndarray given, Py_ssize_t n_samples, int type_num,
 ) noexcept:
-    """Describe a matrix of targets, its rows copied if they are taken by number; False if not."""
+    """Copy a matrix of targets; False if it is not as it must be."""
     cdef Py_ssize_t size = call.outputs * call.item, i
     cdef char* data = <char*> cnp.PyArray_DATA(given)
     cdef int n_dim = cnp.PyArray_NDIM(given)
     if not (
         is_walkable(<PyArrayObject*> given, type_num)
         and cnp.PyArray_IS_C_CONTIGUOUS(given)
-        and 0 < n_dim <= 2
+        and (n_dim == 2 or (n_dim == 1 and call.outputs == 1 and not wanted.are_shares))
         and cnp.PyArray_DIM(given, 0) == n_samples
-        and (call.outputs == 1 if n_dim == 1 else cnp.PyArray_DIM(given, 1) == call.outputs)
+        and cnp.PyArray_SIZE(given) == n_samples * call.outputs
     ):
         return False
     if call.rows == NULL:
-        call.targets.values = data
-        return True
-    for i in range(call.n):
-        memcpy(call.targets.values + i * size, data + call.rows[i] * size, size)
+        memcpy(call.targets.values, data, call.n * size)
+    else:
+        for i in range(call.n):
+            memcpy(call.targets.values + i * size, data + call.rows[i] * size, size)
     return True
 
 

@@ -35,3 +35,4 @@ cdef void run_call(NetCall* call, Way way, Stage* stages, Phase* phases) noexcep
 
 # The mean of the losses, or their sum weighted by factors that add up to 1.
 cdef double mean_loss(const NetCall* call, bint is_weighted) noexcept
+cdef double largest_loss(const NetCall* call) noexcept

@@ -181,3 +181,13 @@ cdef double mean_loss(const NetCall* call, bint is_weighted) noexcept:
         if call.targets.factors[i] != 0:
             total += call.targets.factors[i] * call.losses[i]
     return total
+
+
+cdef double largest_loss(const NetCall* call) noexcept:
+    """Return the largest loss of a row whose factor is not 0, or 0."""
+    cdef Py_ssize_t i
+    cdef double largest = 0
+    for i in range(call.n):
+        if call.losses[i] > largest and call.targets.factors[i] != 0:
+            largest = call.losses[i]
+    return largest

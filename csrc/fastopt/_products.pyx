@@ -1,6 +1,6 @@
 # The one door through which all matrix products go: the kernels' own products, or BLAS's where the
 # kernels have none; and which threads do them. How a product is computed is in
-# kernels/product_kernel.h, how a net cuts its work into jobs in _net.pyx.
+# kernels/product_kernel.h, how a net cuts its work into jobs in _plan.pyx.
 #
 # The rule: a thread that asks for a product does that product alone, and the package's workers
 # share the pieces. BLAS must be told so (fastopt/_blas.py says why and how); the kernels' own

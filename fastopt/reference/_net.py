@@ -17,12 +17,11 @@ from fastopt.reference import layers
 from fastopt.reference.losses import (
     MeanLoss,
     as_real,
-    count_correct,
     predictions,
     sum_of_squares,
 )
 
-__all__ = ["Network", "count_correct", "predictions", "sum_of_squares"]
+__all__ = ["Network", "predictions", "sum_of_squares"]
 
 Array = NDArray[Any]
 
@@ -59,9 +58,10 @@ class Network:
         self.use_batchnorm, self.dropout_ratio = use_batchnorm, dropout_ratio
         self.steps, self.seed = 0, seed
         self.shapes = _contract.parameter_shapes(sizes, use_batchnorm)
+        self.running_shapes = _contract.running_shapes(sizes, use_batchnorm)
         self.running = {
             key: np.full(shape, float(key.startswith("var")), self.dtype)
-            for key, shape in _contract.running_shapes(sizes, use_batchnorm).items()
+            for key, shape in self.running_shapes.items()
         }
 
     def predict(self, params: Mapping[str, Array], x: ArrayLike) -> Array:
@@ -93,7 +93,7 @@ class Network:
     ) -> float:
         """Write the gradients into the arrays of `grads` and return the mean loss, in training."""
         net = self._layers(params)
-        _contract.check_outputs(grads, params, np.asarray(x), self.shapes, self.dtype)
+        _contract.check_outputs(grads, self.running, params, np.asarray(x), self.shapes, self.dtype)
         x, t, shares = self._batch(x, t, rows, weights)
         last = MeanLoss(self.loss)
         loss = last.forward(self._forward(net, x, train_flg=True), t, shares)
@@ -111,6 +111,7 @@ class Network:
         """Return the layers in their order, each with the number that its parameters have."""
         for key, shape in self.shapes.items():
             _contract.check_parameter(params, key, shape, self.dtype)
+        _contract.check_written("running", self.running, self.running_shapes, self.dtype)
         net: list[tuple[int, Any]] = []
         hidden = len(self.sizes) - 2
         for i in range(1, hidden + 1):

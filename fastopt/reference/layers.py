@@ -398,7 +398,10 @@ class SoftmaxWithLoss:
 def as_rows(x: Array, units: int) -> Array:
     """Return samples of any rank as (N, units)."""
     if x.ndim == 0 or len(x) == 0:
-        raise ValueError(f"x of shape {x.shape} holds no samples")
+        raise ValueError(f"x of shape {x.shape} holds no samples; wants (N, {units})")
     if x.size != len(x) * units:
-        raise ValueError(f"x has shape {x.shape}, wants (N, {units})")
+        raise ValueError(
+            f"x has shape {x.shape}, wants (N, {units}), or any rank with N samples of {units} "
+            "values"
+        )
     return x.reshape(len(x), units)

@@ -11,10 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastopt._targets import checked_targets
-
 __all__ = [
-    "MeanLoss", "as_real", "count_correct", "loss_and_slopes", "predictions", "sigmoid", "softmax",
+    "MeanLoss", "as_real", "loss_and_slopes", "predictions", "sigmoid", "softmax",
     "sum_of_squares",
 ]  # fmt: skip
 
@@ -44,12 +42,18 @@ def softmax(h: Array) -> Array:
         return np.asarray(e / e.sum(axis=1, keepdims=True))
 
 
+def _times(t: Array, h: Array) -> Array:
+    """Return t·h, where 0·∞ is 0: what has no weight counts for nothing."""
+    return np.where((t == 0) & ~np.isnan(h), 0, t * h)
+
+
 # What a loss is for each score h with its target t, and the derivative by h
 
 
 def _logistic(h: Array, t: Array) -> tuple[Array, Array]:
-    # log(1 + exp h) is h + log(1 + exp -h), too: with either sign no exp is too large
-    return np.maximum(h, 0) - t * h + np.log1p(np.exp(-np.abs(h))), sigmoid(h) - t
+    # log(1 + exp h) - t·h, without cancellation: log(1 + exp -h) is log(1 + exp h) - h
+    losses = _times(t, np.logaddexp(0, -h)) + _times(1 - t, np.logaddexp(0, h))
+    return losses, sigmoid(h) - t
 
 
 def _squared_error(h: Array, t: Array) -> tuple[Array, Array]:
@@ -66,14 +70,14 @@ def _huber(h: Array, t: Array) -> tuple[Array, Array]:
 
 
 def _poisson(h: Array, t: Array) -> tuple[Array, Array]:
-    return np.exp(h) - t * h, np.exp(h) - t
+    return np.exp(h) - _times(t, h), np.exp(h) - t
 
 
 def _softmax(h: Array, t: Array) -> tuple[Array, Array]:
-    """Return t·(log Σ exp h - h), of which the sum over classes is the loss; rows of t sum to 1."""
     shifted = h - h.max(axis=1, keepdims=True)
-    log_sum = np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return np.where(t > 0, t * (log_sum - shifted), 0 * log_sum), softmax(h) - t
+    losses = _times(t, -shifted)
+    losses[:, 0] += np.log(np.exp(shifted).sum(axis=1))  # once a row: their sum is the row's loss
+    return losses, softmax(h) - t
 
 
 # name → the function, and whether a sample's loss is the mean over outputs, else their sum
@@ -128,13 +132,6 @@ def predictions(name: str, h: Array) -> Array:
         if name == "logistic":
             return sigmoid(h)
         return np.exp(h) if name == "poisson" else h.copy()
-
-
-def count_correct(scores: Array, t: ArrayLike) -> int:
-    """Return how many rows of the scores (N, C) have their largest entry at the label."""
-    n, classes = scores.shape
-    labels = checked_targets("softmax", t, n, classes, scores.dtype).argmax(axis=1)
-    return int(np.sum(scores.argmax(axis=1) == labels))
 
 
 def sum_of_squares(W: Array) -> float:

@@ -11,7 +11,6 @@ from fastopt import _blas, _products
 from helpers.arrays import lay_out
 
 # Around the widths of tiles and panels of all variants, past the depth that is summed up at once
-# and the rows that are packed at once
 SIZES = [*range(1, 10), 15, 16, 17, 24, 31, 33, 47, 48, 49, 97, 145, 192, 241, 399, 401, 810]
 
 
@@ -20,6 +19,7 @@ def shapes():
     for size in SIZES:
         yield from ((size, 7, 11), (3, size, 17), (10, 21, size), (size, size, 5))
     yield from ((70, 401, 193), (250, 130, 401), (17, 49, 200), (241, 410, 150))
+    yield 17, 1027, 800  # past the rows that are packed at once; large enough to be fetched ahead
 
 
 def arrays(n, d, m, dtype, seed=0):

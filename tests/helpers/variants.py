@@ -5,7 +5,7 @@ from numpy.testing import assert_array_equal
 from optimizer_table import TABLE
 
 import fastopt
-from fastopt import _net, _pool
+from fastopt import _layers, _pool
 
 # around the widths of all registers; past one chunk and its neighbours; past the size from which a
 # step is shared out, in one array and in many
@@ -69,5 +69,5 @@ def passes_of_every_kind():
                 results += [layer.forward(x), layer.backward(x[::-1])]
             softmax = fastopt.SoftmaxWithLoss()
             results += [np.array(softmax.forward(x, np.arange(n) % m)), softmax.y]
-            results += [softmax.backward(), np.array(_net.sum_of_squares(x))]
+            results += [softmax.backward(), np.array(_layers.sum_of_squares(x))]
     return b"".join(np.ascontiguousarray(a).tobytes() for a in results)

@@ -29,8 +29,7 @@ cdef inline floating exponential(floating x) noexcept nogil:
     """Return exp(x) to within 2 units in the last place; below 2^-125 (2^-1021) it is 0.
 
     exp(x) = 2^k · exp(r), k = round(x / ln 2), r = x - k·ln 2 in two steps (Cody and Waite 1980),
-    and exp(r) by its Taylor series: |r| ≤ ln(2)/2, so degree 7 (13) leaves 6e-9 (4e-18). Written
-    without a branch or a call, so that a loop of it is vectorized.
+    and exp(r) by its Taylor series: |r| ≤ ln(2)/2, so degree 7 (13) leaves 6e-9 (4e-18).
     """
     cdef floating shifted, k, r, p, clipped
     if floating is float:
@@ -108,7 +107,8 @@ cdef inline floating normal_tail(floating x, floating power) noexcept nogil:
 
     What it is divided by that power falls slowly from 1/2; a quotient of polynomials of which no
     coefficient is negative, fitted to it in 60 digits by least squares with Lawson's weights, is
-    within 6e-9 (6e-17) of it as far as the power is above zero.
+    within 6e-9 (6e-17) of it as far as the power is above zero. The power itself is as exact as
+    x²/2 is: to x² units in the last place.
     """
     cdef floating p, q
     if floating is float:

@@ -40,6 +40,11 @@ def running_shapes(sizes: Sequence[int], use_batchnorm: bool = False) -> dict[st
     return {f"{name}{i}": (size,) for i, size in hidden for name in ("mean", "var")}
 
 
+def first_averages(shapes: Mapping[str, tuple[int, ...]], dtype: np.dtype[Any]) -> dict[str, Array]:
+    """Return what a net's running averages begin with: means of 0 and variances of 1."""
+    return {key: np.full(shape, key.startswith("var"), dtype) for key, shape in shapes.items()}
+
+
 def is_array(x: object) -> TypeGuard[Array]:
     """Tell whether an object is an array by its type: isinstance believes what `__class__` says."""
     return issubclass(type(x), np.ndarray)

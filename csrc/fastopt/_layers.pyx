@@ -12,6 +12,7 @@ from fastopt._net cimport activation_row, dropout_of, loss_row
 from fastopt._net_inputs cimport (
     as_c_order,
     as_floats,
+    as_int,
     as_matrix,
     as_output,
     as_plain,
@@ -84,7 +85,7 @@ cdef int begin_layer(Layer* layer, OpKind kind, int type_num, bint trains) excep
     return 0
 
 
-cdef int describe(Layer* layer, cnp.ndarray x, void* out, bint is_elementwise) noexcept:
+cdef int describe(Layer* layer, cnp.ndarray x, void* out, bint is_elementwise) except -1:
     """Describe what an op takes, a C-contiguous array, and where it puts as much.
 
     A row is a sample; where rows are no matter, and short, all are one.
@@ -93,6 +94,8 @@ cdef int describe(Layer* layer, cnp.ndarray x, void* out, bint is_elementwise) n
     cdef Py_ssize_t columns = cnp.PyArray_SIZE(x) // max(rows, 1)
     if is_elementwise and not (MIN_COLUMNS <= columns <= INT_MAX and rows <= INT_MAX):
         rows, columns = 1, cnp.PyArray_SIZE(x)
+    if rows > 1:
+        as_int(columns)  # by which rows are found
     layer.call.n, layer.call.outputs, layer.op.columns = rows, columns, columns
     layer.op.x = contiguous(cnp.PyArray_DATA(x), <int> rows, <int> columns)
     layer.op.out = <char*> out
@@ -244,18 +247,14 @@ def batchnorm_forward(
     cdef int type_num = cnp.PyArray_TYPE(gamma)
     cdef cnp.ndarray samples = as_c_order(as_samples(x, cnp.PyArray_DIM(gamma, 0), type_num))
     cdef cnp.ndarray mean = empty_like(gamma), scale = empty_like(gamma)
-    cdef cnp.ndarray out = empty_like(samples), shares
+    cdef cnp.ndarray out = empty_like(samples)
     cdef Layer layer
     begin_layer(&layer, NORM, type_num, train)
     describe(&layer, samples, cnp.PyArray_DATA(out), False)
-    shares = empty_matrix(count_groups(layer.call.n), 2 * layer.op.columns, type_num)
-    layer.op.norm.gamma = <char*> cnp.PyArray_DATA(gamma)
+    cdef cnp.ndarray _shares = describe_norm(&layer, gamma, mean, scale)
     layer.op.norm.beta = <char*> cnp.PyArray_DATA(beta)
-    layer.op.norm.mean = <char*> cnp.PyArray_DATA(mean)
-    layer.op.norm.scale = <char*> cnp.PyArray_DATA(scale)
     layer.op.norm.running_mean = <char*> cnp.PyArray_DATA(running_mean)
     layer.op.norm.running_variance = <char*> cnp.PyArray_DATA(running_var)
-    layer.op.norm.shares = <char*> cnp.PyArray_DATA(shares)
     run_layer(&layer, FORWARD)
     return out, (samples, mean, scale)
 
@@ -265,23 +264,33 @@ def batchnorm_gradient(dout, tuple kept, cnp.ndarray gamma):
     cdef cnp.ndarray samples, mean, scale
     samples, mean, scale = kept
     cdef int type_num = cnp.PyArray_TYPE(samples)
-    cdef cnp.ndarray dx = copy(as_floats("dout", dout, type_num)), shares
+    cdef cnp.ndarray dx = copy(as_floats("dout", dout, type_num))
     cdef cnp.ndarray dgamma = empty_like(mean), dbeta = empty_like(mean)
     check_shape("dout", dx, (<object> samples).shape)
     cdef Layer layer
     begin_layer(&layer, NORM, type_num, True)
     describe(&layer, samples, NULL, False)
-    shares = empty_matrix(count_groups(layer.call.n), 2 * layer.op.columns, type_num)
-    layer.op.norm.gamma = <char*> cnp.PyArray_DATA(gamma)
-    layer.op.norm.mean = <char*> cnp.PyArray_DATA(mean)
-    layer.op.norm.scale = <char*> cnp.PyArray_DATA(scale)
+    cdef cnp.ndarray _shares = describe_norm(&layer, gamma, mean, scale)
     layer.op.norm.dgamma = <char*> cnp.PyArray_DATA(dgamma)
     layer.op.norm.dbeta = <char*> cnp.PyArray_DATA(dbeta)
-    layer.op.norm.shares = <char*> cnp.PyArray_DATA(shares)
     layer.op.dout = layer.op.x
     layer.op.dout.data = <char*> cnp.PyArray_DATA(dx)
     run_layer(&layer, BACK)
     return dx, dgamma, dbeta
+
+
+cdef cnp.ndarray describe_norm(
+    Layer* layer, cnp.ndarray gamma, cnp.ndarray mean, cnp.ndarray scale,
+):
+    """Describe what both ways have in common; return the sums of groups, to be held on to."""
+    cdef cnp.ndarray shares = empty_matrix(
+        count_groups(layer.call.n), 2 * layer.op.columns, cnp.PyArray_TYPE(gamma)
+    )
+    layer.op.norm.gamma = <char*> cnp.PyArray_DATA(gamma)
+    layer.op.norm.mean = <char*> cnp.PyArray_DATA(mean)
+    layer.op.norm.scale = <char*> cnp.PyArray_DATA(scale)
+    layer.op.norm.shares = <char*> cnp.PyArray_DATA(shares)
+    return shares
 
 
 # Losses.

@@ -95,24 +95,25 @@ cdef Way GRADIENT = Way(True, True, True, True)
 
 cdef const ActivationRow* activation_row(str name) except NULL:
     """Return the row of the kernels' table that has a name."""
-    cdef int k
-    cdef bytes wanted = name.encode()
-    for k in range(kernels.n_activations):
-        if kernels.activations[k].name == wanted:
-            return &kernels.activations[k]
-    raise ValueError(f"no activation {name!r}; there are {', '.join(activations)}")
+    return &kernels.activations[place_of("activation", name, activations)]
 
 
 cdef const LossRow* loss_row(str name) except NULL:
-    cdef int k
-    cdef bytes wanted = name.encode()
-    for k in range(kernels.n_losses):
-        if kernels.losses[k].name == wanted:
-            return &kernels.losses[k]
-    raise ValueError(f"no loss {name!r}; there are {', '.join(losses)}")
+    return &kernels.losses[place_of("loss", name, losses)]
 
 
-# By name: whether the derivative of an activation is told from its input; and what losses there are
+cdef int place_of(str kind, str name, names) except -1:
+    """Return at which place of the table a name stands."""
+    cdef int k = 0
+    for each in names:
+        if each == name:
+            return k
+        k += 1
+    raise ValueError(f"no {kind} {name!r}; there are {', '.join(names)}")
+
+
+# By name, in the table's order: whether the derivative of an activation is told from its input; and
+# what losses there are
 activations = {}
 for _k in range(kernels.n_activations):
     activations[kernels.activations[_k].name.decode()] = bool(
@@ -253,10 +254,7 @@ cdef class Network:
         self.keys = tuple(self.shapes)
         self.running_shapes = _contract.running_shapes(sizes, use_batchnorm)
         self.running_keys = tuple(self.running_shapes)
-        self.running = {}
-        for key, shape in self.running_shapes.items():
-            start = np.ones if key.startswith("var") else np.zeros
-            self.running[key] = start(shape, self.dtype)
+        self.running = _contract.first_averages(self.running_shapes, self.dtype)
         self.list_ops()
         self.idle = self.new_workspace()
 
@@ -676,13 +674,14 @@ cdef void hand_out_op(Workspace workspace, int k, Py_ssize_t n_rows) noexcept:
 cdef bint works_in_place(const NetCall* call, int k) noexcept:
     """Tell whether an op may put what it makes where it found what it takes."""
     cdef const Op* op = &call.ops[k]
-    cdef const Op* before = op - 1
+    cdef const Op* before
     if k == 0 or op.kind == AFFINE:
         return False
     if not call.trains:
         return True
     if op.kind == NORM or (op.kind == ACTIVATION and op.activation.told_from_input):
         return False
+    before = op - 1
     return before.kind != ACTIVATION or before.activation.told_from_input
 
 

@@ -59,10 +59,7 @@ class Network:
         self.steps, self.seed = 0, seed
         self.shapes = _contract.parameter_shapes(sizes, use_batchnorm)
         self.running_shapes = _contract.running_shapes(sizes, use_batchnorm)
-        self.running = {
-            key: np.full(shape, float(key.startswith("var")), self.dtype)
-            for key, shape in self.running_shapes.items()
-        }
+        self.running = _contract.first_averages(self.running_shapes, self.dtype)
 
     def predict(self, params: Mapping[str, Array], x: ArrayLike) -> Array:
         """Return the scores (N, C)."""

@@ -14,6 +14,7 @@ from scipy.special import xlogy
 
 from fastopt import _layers
 from fastopt._net import Network
+from fastopt._scores import CLASSIFIERS
 from fastopt.sklearn._samples import Samples
 
 __all__ = ["Objective", "is_log_loss", "mean_loss", "packed_like"]
@@ -138,7 +139,7 @@ def packed_like(params: dict[str, Array], dtype: Any = None) -> tuple[Array, dic
 
 def is_log_loss(network: Network) -> bool:
     """Tell whether the net's loss is one of classification."""
-    return network.loss in ("softmax", "logistic")
+    return network.loss in CLASSIFIERS
 
 
 def _counted(network: Network, loss: float, samples: Samples, rows: Array | None) -> float:
